@@ -12,9 +12,7 @@ from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 
-MARK = '<meta name="generator" content="repair-dist report">'
-"""By this line in its head a page of ours is known."""
-
+MARK = '<meta name="generator" content="repair-dist report">'  # by which a page of ours is known
 _HEAD_BYTES = 2000
 
 

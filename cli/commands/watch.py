@@ -19,20 +19,19 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cli.run_report.words import COMPARE, duration, kind_of, plural
+from cli.run_report.words import COMPARE, begun, duration, kind_of, plural
 from cli.shared.console import echo
 from cli.shared.method_options import CROSSFIT
 from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 from engine.core.names import escaped
 
-QUIET_SECONDS = 60.0
-"""A run that has written nothing for so long is looked at more closely."""
+QUIET_SECONDS = 60.0  # a run that has written nothing for so long is looked at more closely
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is; what is not known is None or empty."""
+    """What is not known is None or empty."""
 
     step: int | None  # round or iteration
     steps: int | None
@@ -48,7 +47,7 @@ class Status:
 
     @property
     def ahead(self) -> tuple[int, int | None]:
-        """What is under way: tunings until all have ended, then searches; how many have ended, of how many."""
+        """How many of how many have ended: of the tunings until all have, then of the searches."""
         if self.tunings is not None and self.tunings[0] < self.tunings[1]:
             return self.tunings
         return self.done, self.total
@@ -98,7 +97,7 @@ def command(run: Path, interval: float) -> None:
 
 
 def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
-    """How far a run is, from `progress.json`, or where a run keeps none from its tables."""
+    """From `progress.json`, or where a run keeps none from its tables."""
     try:
         progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -120,7 +119,6 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
 
 
 def words(status: Status) -> dict[str, str]:
-    """A status in words: where it is, how many tunings or searches, and the rest; what is unknown is empty."""
     step = "" if status.step is None else f"step {status.step}" + (f" of {status.steps}" if status.steps else "")
     many = status.unit[1]
     done = f"{status.done} of {status.total} {many}" if status.total else plural(status.done, *status.unit)
@@ -142,7 +140,7 @@ def words(status: Status) -> dict[str, str]:
 
 @contextmanager
 def _lines() -> Iterator[Callable[[Status], None]]:
-    """A line for every change, where there is no terminal to rewrite lines on."""
+    """A line for every change, where there is no terminal."""
     last: object = None
 
     def show(status: Status) -> None:
@@ -198,7 +196,7 @@ def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How far a comparison is: each repair has rows for its readings, or one that says why it failed."""
+    """Each repair has rows for its readings, or one that says why it failed."""
     ended = {(row["method"], row["draw"]): row["worker"] for row in outcomes.drop_columns(["after"]).to_pylist()}
     return {
         "jobs_done": len(ended),
@@ -210,14 +208,11 @@ def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _elapsed(facts: Mapping[str, Any]) -> float | None:
     started = facts.get("started")
-    if not started:
-        return None
-    begun = datetime.fromisoformat(started.replace("Z", "+00:00"))  # Python 3.10 knows no Z
-    return (datetime.now(timezone.utc) - begun.astimezone(timezone.utc)).total_seconds()
+    return (datetime.now(timezone.utc) - begun(started)).total_seconds() if started else None
 
 
 def _quiet_seconds(run: Path) -> float:
-    """Time since anything in the run directory has changed; its clock and ours are taken to agree."""
+    """Since anything in the run directory has changed; its clock and ours are taken to agree."""
     newest = 0.0
     for path in [run, *run.iterdir()]:
         with suppress(FileNotFoundError):  # replaced just now
@@ -226,7 +221,6 @@ def _quiet_seconds(run: Path) -> float:
 
 
 def _process_is_gone(facts: Mapping[str, Any]) -> bool:
-    """Whether the run's process was on this machine and is no more."""
     pid = facts.get("pid")
     if pid is None or facts.get("host") != socket.gethostname():
         return False

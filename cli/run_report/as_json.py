@@ -22,22 +22,18 @@ if TYPE_CHECKING:
     from engine.metrics.promise import Promise
     from engine.metrics.requirements import Verdict
 
-FORMAT = 1
-"""Of the object; it grows by 1 where a key goes or gets another meaning, not where one is added."""
-
-MARK = '"report_format": '
-"""The first key of the object, by which a file of ours is known."""
-
+FORMAT = 1  # grows where a key goes or gets another meaning, not where one is added
+MARK = '"report_format": '  # the first key, by which a file of ours is known
 _MEANS = ("gain", "all", "worst", "fixed", "broken")
 
 
 def render_json(run: RunView) -> str:
-    """The object as text: ASCII, numbers as they are stored, null in place of NaN."""
+    """ASCII, numbers as they are stored, null in place of NaN."""
     return json.dumps(_plain(run_object(run)), indent=2, allow_nan=False) + "\n"
 
 
 def run_object(run: RunView) -> dict[str, Any]:
-    """What a run came to; all keys are there of every kind of run."""
+    """All keys are there of every kind of run."""
     model = (run.facts.get("model") or {}).get("path")
     return {
         "report_format": FORMAT,

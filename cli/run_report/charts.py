@@ -1,7 +1,6 @@
-"""Charts of a report as inline SVG: no scripts, colours by class from the style sheet of the page.
+"""Charts of a report as inline SVG, without scripts: classes get their colours from the style sheet of the page.
 
-Classes say what is drawn: `before`, `after`, `gain`, `loss`, `error`, `chosen`. Marks that stand for numbers of the
-tables carry them as `data-` attributes in full precision, and in words as their tooltip.
+Marks that stand for numbers of the tables have them in full precision as `data-` attributes, and in words as tooltips.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from cli.run_report.svg import (
     axes,
     cell_bar,
     chart,
+    circle,
     line,
     percent_of,
     polyline,
@@ -36,23 +36,20 @@ from engine.core.names import shortened
 from engine.core.names import width as width_of
 from engine.core.types import Float64, Int64
 from engine.localize.fronts import pareto_front
+from engine.metrics.accuracy import LabelChange
 
 Cost = Literal["broken", "worst"]
 
-COSTS: dict[Cost, str] = {
-    "broken": "test rows broken",
-    "worst": "loss of the other label that loses most, points",
-}
+COSTS: dict[Cost, str] = {"broken": "test rows broken", "worst": "loss of the other label that loses most, points"}
 """What lies across the frontier of methods, drawn by its square root: large costs do not hide small ones."""
 
-_LINE = 15
-"""Pixels from one name to the next."""
-
+_LINE = 15  # pixels from one name to the next
 _NAME = 16
 
 
-def change_bar(before: float, after: float) -> Markup:
-    """Accuracy from 0 to 1 before (ring) and after (dot) on a track, for a table cell."""
+def change_bar(change: LabelChange) -> Markup:
+    """For a table cell: accuracy before (ring) and after (dot)."""
+    before, after = change.correct_before / change.total, change.correct_after / change.total
     style = "gain" if after > before else "loss" if after < before else "same"
     start, end = percent_of(before), percent_of(after)
     return cell_bar(
@@ -64,22 +61,18 @@ def change_bar(before: float, after: float) -> Markup:
 
 
 def count_bar(broken: int, fixed: int, largest: int) -> Markup:
-    """Rows broken to the left and fixed to the right of a middle line, for a table cell; `largest` fills a side."""
+    """For a table cell: rows broken to the left, fixed to the right; `largest` fills a side."""
     scale = 0.5 / max(largest, 1)
     left = _cell_rect("loss", 0.5 - broken * scale, broken * scale)
     return cell_bar(left, _cell_rect("gain", 0.5, fixed * scale), _MIDDLE)
 
 
 def share_bar(value: float, largest: float) -> Markup:
-    """A bar from the left, for a table cell; `largest` fills it."""
     return cell_bar(_cell_rect("after", 0, value / largest if largest else 0.0))
 
 
 def mixed_bar(found: float, taken: float, largest: float) -> Markup:
-    """A number of the mixture for a table cell, negative to the left of a middle line: pale as searched, full as taken.
-
-    Half of the cell is `largest`.
-    """
+    """For a table cell: a number of the mixture, pale as searched, full as taken; half of the cell is `largest`."""
     marks = []
     for value, style in ((found, "pale"), (taken, "after")):
         size = 0.5 * abs(value) / largest if largest else 0.0
@@ -88,7 +81,7 @@ def mixed_bar(found: float, taken: float, largest: float) -> Markup:
 
 
 def interval_bar(mean: float, low: float | None, high: float | None, largest: float) -> Markup:
-    """A difference and its interval from a middle line, for a table cell; half of the cell is `largest`."""
+    """For a table cell: a difference and its interval; half of the cell is `largest`."""
 
     def place(value: float) -> str:
         return percent_of(0.5 + 0.5 * value / largest if largest else 0.5)
@@ -104,15 +97,11 @@ _MIDDLE = tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16)
 
 
 def _cell_rect(style: str, start: float, size: float) -> Markup:
-    """A bar in a table cell, from `start` on; both are shares of its width."""
     return tag("rect", class_=style, x=percent_of(start), y=3, width=percent_of(size), height=10, rx=1.5)
 
 
 def radar(identifier: str, spokes: Sequence[Row]) -> Markup:
-    """Accuracy of every label before and after on a radar, from a round percent below the lowest to 100.
-
-    Spokes have a label, its name, and the accuracies as shares.
-    """
+    """Accuracy (a share) of every label `before` and `after`, from a round percent below the lowest to 100."""
     lowest = min(min(spoke.before, spoke.after) for spoke in spokes)
     floor = max(0.0, math.floor(lowest * 10) / 10 - 0.1)
     many = len(spokes) > FEW
@@ -141,9 +130,9 @@ def radar(identifier: str, spokes: Sequence[Row]) -> Markup:
         body.append(tag("polygon", class_=f"area {style}", points=polyline(corners)))
         for spoke, (x, y) in zip(spokes, corners, strict=True):
             share = getattr(spoke, style)
-            text = tag("title", f"{spoke.name}, {style}: {percent(share)} %")
             mark = {"data_radar": style, "data_label": spoke.label, "data_value": repr(share)}
-            body.append(tag("circle", text, class_=f"dot {style}", cx=x, cy=y, r=2.2 if many else 3, **mark))
+            said = f"{spoke.name}, {style}: {percent(share)} %"
+            body.append(circle(f"dot {style}", (x, y, 2.2 if many else 3, said, mark)))
     body += [
         tag("text", f"{100 * ring:.0f}", class_="tick halo", x=cx + 4, y=place(0, ring)[1] + 4)
         for ring in ticks(floor, 1, 4)
@@ -153,10 +142,7 @@ def radar(identifier: str, spokes: Sequence[Row]) -> Markup:
 
 
 def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int64, strongest: float) -> Markup:
-    """Confusions, before or after: `counts` (k, k) rows of true label by column of predicted label.
-
-    `strongest` is the share of a label's rows, among the errors, that gets the full colour.
-    """
+    """`counts` (k, k) of true by predicted label; the share of errors `strongest` gets the full colour."""
     size = len(labels)
     few = size <= FEW
     cell = 32 if few else max(7, min(14, 430 // size))
@@ -192,7 +178,7 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
 
 
 def curves(identifier: str, title: str, drawn: Sequence[tuple[Row, Row]], keep: int, *, wide: bool) -> Markup:
-    """Best fitness of some searches above that of the model as it is, over iterations; `keep` points of each."""
+    """Best fitness of some searches, less that at their start, over iterations; `keep` points of each."""
     width, height, left, right, top, bottom = HALF if wide else 320, 260 if wide else 190, 44, 10, 10, 26
     gains = [(job, curve, curve.best - (job.start_fitness or 0.0)) for job, curve in drawn]
     last = max(int(curve.iteration[-1]) for _, curve in drawn)
@@ -213,10 +199,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[Row, Row]], keep: 
 
 
 def trade_off(jobs: Sequence[Row], means: Sequence[tuple[str, float, float, int]]) -> Markup:
-    """Gain of the labels under repair (y) against the change of all labels (x), in points, a dot for each search.
-
-    Means are (positive weight, mean change of all labels, mean gain, searches), joined by a line.
-    """
+    """A dot for each search; `means` are (positive weight, mean change of all labels, mean gain, searches)."""
     width, height, left, right, top, bottom = HALF, 400, 62, 28, 16, 46
     xs = [100 * job.overall for job in jobs]
     ys = [100 * job.gain for job in jobs]
@@ -230,8 +213,8 @@ def trade_off(jobs: Sequence[Row], means: Sequence[tuple[str, float, float, int]
         words = f"{job.job}: label {points(job.gain)}, all {points(job.overall)} points"
         mark = {"data_candidate": job.job, "data_gain": repr(job.gain), "data_overall": repr(job.overall)}
         style = "dot chosen" if job.chosen else "dot faint"
-        title = tag("title", words + (", chosen" if job.chosen else ""))
-        body.append(tag("circle", title, class_=style, cx=x(100 * job.overall), cy=y(100 * job.gain), r=5, **mark))
+        words += ", chosen" if job.chosen else ""
+        body.append(circle(style, (x(100 * job.overall), y(100 * job.gain), 5, words, mark)))
     dots: list[Dot] = []
     for weight, overall, gain, count in means:
         words = f"positive weight {weight}, mean of {count}: label {points(gain)}, all {points(overall)} points"
@@ -244,7 +227,7 @@ def trade_off(jobs: Sequence[Row], means: Sequence[tuple[str, float, float, int]
 
 
 def accuracy_lines(lines: Sequence[tuple[str, str, Sequence[float]]], word: str) -> Markup:
-    """Accuracy over the iterations of a chain, or rounds: name, style and values in percent, at 0, 1, … of each."""
+    """Accuracy over iterations or rounds: name, style and values in percent from step 0 on."""
     width, height, left, right, top, bottom = HALF, 320, 48, 12, 12, 44
     count = max(len(values) for *_, values in lines)
     shown = [value for *_, values in lines for value in values]
@@ -253,17 +236,15 @@ def accuracy_lines(lines: Sequence[tuple[str, str, Sequence[float]]], word: str)
     y = scale_of(y_ticks[0], y_ticks[-1], height - bottom, top)
     body = axes(x, y, ticks(0, count - 1, 10, whole=True), y_ticks, across=word)
     for name, style, values in lines:
-        said = [f"{name}, {word} {at}: {value:.2f} %" for at, value in enumerate(values)]
-        dots: list[Dot] = [(x(at), y(value), 3.5, said[at], {}) for at, value in enumerate(values)]
+        dots: list[Dot] = [
+            (x(at), y(value), 3.5, f"{name}, {word} {at}: {value:.2f} %", {}) for at, value in enumerate(values)
+        ]
         body += line(dots, f"line {style}", f"dot {style}")
     return chart("steps-chart", width, height, 320, "Accuracy as the run went on", "Accuracy in percent.", body)
 
 
 def frontier(steps: Sequence[Row], confidence: float) -> Markup:
-    """Changes of accuracy over the steps of CrossFit in points, and below them the chance of all requirements.
-
-    A line across both marks the step taken; `steps` are ascending.
-    """
+    """Changes of accuracy over the steps of CrossFit, ascending, and below them the chance of all requirements."""
     width, height, left, right = HALF, 500, 62, 16
     top, middle, lower, bottom = 28, 292, 322, 454
     shown = [("all", "before", "all labels"), ("worst", "loss dashed", "the other label that loses most")]
@@ -290,7 +271,6 @@ def frontier(steps: Sequence[Row], confidence: float) -> Markup:
             body.append(tag("text", words, class_=f"weight halo {side}", x=at, y=top - 10))
 
     def dots(name: str, scale: Scale, words: str) -> list[Dot]:
-        known = [(point, value) for point in steps if (value := getattr(point, name)) is not None]
         return [
             (
                 x(point.step),
@@ -299,7 +279,8 @@ def frontier(steps: Sequence[Row], confidence: float) -> Markup:
                 f"step {point.step:g}" + words.format(change=points(value), chance=percent(value)),
                 {"data_frontier": name, "data_step": repr(point.step), "data_value": repr(value)},
             )
-            for point, value in known
+            for point in steps
+            if (value := getattr(point, name)) is not None
         ]
 
     for name, style, words in shown:
@@ -310,10 +291,9 @@ def frontier(steps: Sequence[Row], confidence: float) -> Markup:
 
 
 def methods_frontier(found: ComparisonView, cost: Cost) -> Markup | None:
-    """Gain of the labels under repair (y, points) against a cost (x), a point for each method and reading.
+    """Gain (y, points) against a cost (x), a point for each method and reading; None without any.
 
-    Crosses reach over the draws of what is chosen. A line joins the points that no other beats in both; names stand in
-    a column of their own, joined to their points. None without any point.
+    Crosses reach over the draws of what is chosen; a line joins the points that no other beats in both.
     """
     drawn = _method_points(found, cost)
     if not drawn:
@@ -336,14 +316,13 @@ def methods_frontier(found: ComparisonView, cost: Cost) -> Markup | None:
     body.append(_front(every, x, y))
     for point in sorted(drawn, key=lambda point: point.first):
         body += _method_mark(point, judged, x, y)
-    title, mark = tag("title", "the baseline model"), {"data_as_it_is": cost}
-    body.append(tag("circle", title, class_="ring as-it-is", cx=x(0), cy=y(0), r=4, **mark))
+    body.append(circle("ring as-it-is", (x(0), y(0), 4, "the baseline model", {"data_as_it_is": cost})))
     described = "Up is better, left is better; the line joins what no other method beats in both."
     return chart(f"frontier-{cost}", width, height, 460, "Gain against cost of every method", described, body)
 
 
 def timeline(workers: Sequence[Row]) -> Markup:
-    """When each worker was busy with which search, from its end minus its time in iterations to its end."""
+    """When each worker was busy with which search."""
     lane = 20 if len(workers) <= 16 else 12 if len(workers) <= 64 else 5
     named = lane >= 10
     left = max(len(worker.name) for worker in workers) * LETTER + 14 if named else 10
@@ -376,7 +355,7 @@ def timeline(workers: Sequence[Row]) -> Markup:
 
 
 def _kept(best: Float64, keep: int) -> list[int]:
-    """Positions where a best value rises, thinned evenly to `keep`, and the last."""
+    """Positions where the best value rises, thinned evenly to `keep`, and the last."""
     rises = np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)
     if len(rises) > keep:
         rises = rises[np.linspace(0, len(rises) - 1, keep).round().astype(np.int64)]
@@ -384,7 +363,7 @@ def _kept(best: Float64, keep: int) -> list[int]:
 
 
 def _beside(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[Markup]:
-    """Short texts beside their points, each on the first side where it covers no other point or text."""
+    """Texts beside their points, each on the first side where it covers no other point or text."""
     taken = [(x, y, 7.0) for x, y in places]
     written = []
     for (x, y), text in zip(places, texts, strict=True):
@@ -411,34 +390,31 @@ def _spoke_name(name: str, x: float, y: float, turn: float, *, flat: bool) -> Ma
 
 
 def _method_points(found: ComparisonView, cost: Cost) -> list[Row]:
-    """Means over the draws of each reading, and the smallest and largest; gains in points, costs as the chart has them.
-
-    `first` are those of the reading that is judged.
-    """
+    """Mean, smallest and largest over the draws of each reading; gains in points, costs as the chart has them."""
     drawn = []
+    scales = {"gain": 100, "worst": -100, "broken": 1}
     for method in found.methods:
         for name in found.readings:
             reading = method.readings.get(name)
-            columns = ("gain", cost) if reading is not None else ()
-            if reading is None or not all(reading.known(column) for column in columns):
+            known = {} if reading is None else {of: reading.known(of) for of in ("gain", cost)}
+            if reading is None or not all(known.values()):
                 continue
-            scales = {"gain": 100, "worst": -100, "broken": 1}
             values: dict[str, Any] = {}
-            for column in columns:
-                scale, of = scales[column], "gain" if column == "gain" else "cost"
+            for column, of in (("gain", "gain"), (cost, "cost")):
+                scale = scales[column]
                 values[of] = scale * (reading.mean(column) or 0.0) + 0.0
-                values[f"{of}s"] = tuple(sorted(scale * end for end in reading.span(column) or ()))
-            reference, first = method.reference, name == found.readings[0]
+                values[f"{of}s"] = sorted((scale * min(known[column]), scale * max(known[column])))
+            reference, first = method.reference, name == found.readings[0]  # `first`: of the reading that is judged
             drawn.append(Row(name=method.name, reading=name, reference=reference, first=first, **values))
     return drawn
 
 
 def _method_mark(point: Row, judged: Sequence[Row], x: Scale, y: Scale) -> list[Markup]:
-    """What is chosen, with its cross; or what is found where nobody chooses: a ring, joined to what is chosen."""
+    """What is chosen, with its cross; or what is found, a ring joined to what is chosen."""
     px, py = x(point.cost), y(point.gain)
     gain, low, high = (points(value / 100) for value in (point.gain, *point.gains))
     said = f"{point.name}, {point.reading}: gain {gain} points ({low} to {high}), cost {point.cost:.4g}"
-    title = tag("title", said + " ({:.4g} to {:.4g})".format(*point.costs))
+    said += " ({:.4g} to {:.4g})".format(*point.costs)
     data = {"data_frontier_method": point.name, "data_reading": point.reading}
     data |= {"data_cost": repr(point.cost), "data_gain": repr(point.gain)}
     if not point.first:
@@ -447,19 +423,19 @@ def _method_mark(point: Row, judged: Sequence[Row], x: Scale, y: Scale) -> list[
             for mine in judged
             if mine.name == point.name and math.hypot(px - x(mine.cost), py - y(mine.gain)) > 6
         ]
-        return [*joined, tag("circle", title, class_="ring", cx=px, cy=py, r=4.5, **data)]
+        return [*joined, circle("ring", (px, py, 4.5, said, data))]
     cross = [
         tag("line", class_="spread", x1=x(point.costs[0]), x2=x(point.costs[1]), y1=py, y2=py),
         tag("line", class_="spread", x1=px, x2=px, y1=y(point.gains[0]), y2=y(point.gains[1])),
     ]
     if point.reference:
         corners = polyline([(px, py - 7), (px + 7, py), (px, py + 7), (px - 7, py)])
-        return [*cross, tag("polygon", title, class_="mean-dot", points=corners, **data)]
-    return [*cross, tag("circle", title, class_="dot chosen", cx=px, cy=py, r=5.5, **data)]
+        return [*cross, tag("polygon", tag("title", said), class_="mean-dot", points=corners, **data)]
+    return [*cross, circle("dot chosen", (px, py, 5.5, said, data))]
 
 
 def _names(places: Sequence[tuple[str, float, float]], right: float, top: float, bottom: float) -> list[Markup]:
-    """Names in a column beside the chart, from top to bottom as their points lie, each joined to its point."""
+    """Names in a column beside the chart, in the order of their points, each joined to its point."""
     ordered = sorted(places, key=lambda place: (place[2], place[1]))
     heights: list[float] = []
     for _, _, y in ordered:
@@ -477,7 +453,6 @@ def _names(places: Sequence[tuple[str, float, float]], right: float, top: float,
 
 
 def _front(judged: Sequence[Row], x: Scale, y: Scale) -> Markup:
-    """The line over the points that no other beats: along each cost the largest gain up to it."""
     gains, costs = np.array([point.gain for point in judged]), np.array([point.cost for point in judged])
     front = sorted((judged[at] for at in pareto_front(gains, -costs)), key=lambda point: (point.cost, point.gain))
     places: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""What a run of `compare` came to, from `run.json` and the table `outcomes`."""
+"""A run of `compare`, from `run.json` and the table `outcomes`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,6 @@ class ReadingView:
     def mean(self, column: str) -> float | None:
         found = self.known(column)
         return math.fsum(found) / len(found) if found else None
-
-    def span(self, column: str) -> tuple[float, float] | None:
-        """The smallest and the largest over the draws."""
-        found = self.known(column)
-        return (min(found), max(found)) if found else None
 
     @property
     def worst_label(self) -> int:
@@ -91,7 +86,7 @@ class MethodView:
         return sum(count for _, count in self.failed)
 
     def verdict(self, reading: str) -> str:
-        """In words; where the measures are not alike, those that are told apart."""
+        """One word where the measures have the same, else those that are told apart."""
         found = self.readings.get(reading)
         if found is None:
             return f"failed: {self.failed[0][0]}" if self.failed else "has not run"
@@ -124,7 +119,6 @@ class ComparisonView:
 
     @property
     def ended(self) -> int:
-        """Repairs that have ended, or failed."""
         return sum(method.done + method.lost for method in self.methods)
 
     @property
@@ -133,7 +127,6 @@ class ComparisonView:
 
     @property
     def failed(self) -> tuple[MethodView, ...]:
-        """Methods that could not run in some draw."""
         return tuple(method for method in self.methods if method.failed)
 
     @cached_property
@@ -145,13 +138,12 @@ class ComparisonView:
 
     @property
     def differences(self) -> list[Row]:
-        """Of all methods, readings and measures."""
         readings = [reading for method in self.methods for reading in method.readings.values()]
         return [against for reading in readings for against in reading.against.values()]
 
 
 def read_comparison(directory: Path, facts: Mapping[str, Any], test: Row | None) -> ComparisonView | None:
-    """What `run.json` (`facts`) and the table `outcomes` say, or None of a run of another kind."""
+    """None of a run of another kind."""
     if kind_of(facts) != COMPARE:
         return None
     for name in ("methods", "draws", "pool", "labels"):
@@ -198,7 +190,7 @@ def _rows(directory: Path, test: Row | None) -> list[Row]:
 def _against(
     found: ComparisonView, mine: Mapping[str, Sequence[Row]], reference: str | None, reading: str
 ) -> dict[str, dict[str, Row]]:
-    """By method and measure; methods without such a reading, and the reference, are left out."""
+    """By method, but the reference, and measure."""
     by_draw = {
         name: {
             row.draw: Judged({measure: getattr(row, measure) for measure in MEASURES}, row.after)

@@ -14,14 +14,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cli.run_report import charts
+from cli.run_report import charts, tables
 from cli.run_report.comparison import ComparisonView
 from cli.run_report.pictures import pictures, spread
 from cli.run_report.rows import Row
 from cli.run_report.text import (
-    chance,
     chance_text,
-    counted,
     enough_text,
     failures,
     heading,
@@ -40,7 +38,6 @@ from cli.run_report.words import (
     percent,
     plural,
     points,
-    span,
     under_repair,
     verdict_values,
 )
@@ -52,37 +49,17 @@ from engine.metrics.accuracy import LabelChange, confusion, total_change
 if TYPE_CHECKING:
     from engine.metrics.promise import Promise
 
-READINGS = {
-    "chosen": (
-        "As chosen",
-        "What a method comes to where rows of validation choose among what it offers and the baseline model, or a "
-        "promise of its own does.",
-    ),
-    "found": ("As found", "What a method comes to where nobody chooses: its first offer."),
-}
-"""Heading and explanation of each reading."""
-
-_MANY_LABELS = 60
-"""Above so many, charts show only labels under repair and those that changed most."""
-
-_SHOWN_LABELS = 40
+_MANY_LABELS, _SHOWN_LABELS = 60, 40  # of more, charts show those under repair and those that changed most
 _PAIRS = 12
-_CURVE_POINTS = 60
-_ALL_POINTS = 40_000
-"""Points of all curves together: the page stays below a few MB."""
-
-_PICTURES = 40
-"""Of a run, those fixed and those broken."""
-
-_ALL_PICTURES, _MOST, _LEAST = 160, 12, 3
-"""Of all methods together, and of one method and kind."""
-
+_CURVE_POINTS, _ALL_POINTS = 60, 40_000  # of a curve, and of all: the page stays below a few MB
+_PICTURES = 40  # of a run, those fixed and those broken
+_ALL_PICTURES, _MOST, _LEAST = 160, 12, 3  # of all methods together, and of one method and kind
 _FEW_GROUPS = 12
 _SENTENCE_COLUMNS = 160
 
 
 def render_page(report: RunView) -> str:
-    """The report as HTML; reads the held-out image set, if it is still there, for its pictures."""
+    """Reads the held-out image set, if it is still there, for its pictures."""
     names = report.label_names
     if names is not None:
         report = replace(report, label_names=tuple(isolated(shortened(name, NAME_COLUMNS)) for name in names))
@@ -97,8 +74,6 @@ def render_page(report: RunView) -> str:
         "percent": percent,
         "points": lambda share: "–" if share is None else points(share).replace("-", "−"),
         "number": lambda value: "–" if value is None else number(value).replace("-", "−"),
-        "signed": lambda value: "–" if value is None else f"{value:+.3f}".replace("-", "−"),
-        "span": lambda counts: span(counts).replace("-", "–"),
         "duration": duration,
         "exact": lambda value: "" if value is None else repr(value),
         "label": lambda label: _name(label_text(label, names), NAME_COLUMNS),
@@ -114,10 +89,9 @@ def render_page(report: RunView) -> str:
         "verdict_values": lambda verdict: [text.replace("-", "−") for text in verdict_values(verdict)],
         "total_change": total_change,
         "charts": charts,
+        "tables": tables,
         "promise_value": promise_value,
         "enough_text": enough_text,
-        "chance": chance,
-        "counted": counted,
         "blue": BLUE,
         "orange": ORANGE,
     }
@@ -125,7 +99,7 @@ def render_page(report: RunView) -> str:
 
 
 def _name(text: str, most: int) -> Markup:
-    """A name from elsewhere, whose direction of writing ends with it; whole where the pointer is."""
+    """A name from elsewhere, whose direction of writing ends with it; a tooltip has all of it."""
     shown = shortened(escaped(text), most)
     title = Markup(' title="{}"').format(escaped(text)) if shown != escaped(text) else ""
     return Markup("<bdi{}>{}</bdi>").format(title, shown)
@@ -208,7 +182,7 @@ def _comparison(report: RunView, found: ComparisonView | None) -> dict[str, Any]
         "better": sum("better" in word and "worse" not in word for word in words),
         "worse": sum("worse" in word and "better" not in word for word in words),
         "failures": failures(found),
-        "readings": [(name, *READINGS[name], _largest(found, name)) for name in found.readings],
+        "readings": [(name, *tables.READINGS[name][1:], _largest(found, name)) for name in found.readings],
         "intervals": interval_sentence(found),
         "frontiers": [
             (text, drawn)
@@ -221,7 +195,7 @@ def _comparison(report: RunView, found: ComparisonView | None) -> dict[str, Any]
 
 
 def _largest(found: ComparisonView, reading: str) -> dict[str, float]:
-    """By measure what fills half of a cell: the furthest end of any interval, or the largest difference."""
+    """By measure the furthest end of any interval, or the largest difference, which fills half of a cell."""
     reach: dict[str, float] = {}
     for method in found.methods:
         view = method.readings.get(reading)
@@ -232,20 +206,14 @@ def _largest(found: ComparisonView, reading: str) -> dict[str, float]:
 
 
 def _headline(report: RunView) -> dict[str, Any] | None:
-    """What the cards on top say: the saved model, or while there is none what the last step ended with."""
-    split, after = report.judged_by, None
+    """Of the saved model, or while there is none of the last step."""
+    split = report.judged_by
     if split is None or len(report.outcomes) > 1:
         return None
-    steps = report.steps_on(split)
     if report.outcomes:
-        changes = report.outcomes[0].changes[split]
-    elif len(steps) > 1:
-        after, changes = steps[-1]
-    else:
-        return None
-    about = report.about(changes)
-    mine = total_change(changes, about) if about else None
-    return {"split": split, "after": after, "mine": mine, "all": total_change(changes)}
+        return {"split": split, "totals": report.totals(report.outcomes[0].changes[split])}
+    steps = report.steps_on(split)
+    return {"split": split, "totals": steps[-1]} if len(steps) > 1 else None
 
 
 def _radar(report: RunView, changes: Sequence[LabelChange], at: int) -> Markup | None:
@@ -334,7 +302,7 @@ def _facets(report: RunView) -> list[tuple[str, Markup]]:
 
 
 def _trade_off(jobs: Sequence[Row]) -> dict[str, Any] | None:
-    """Means per positive weight; where weights follow the number of positives, per worth of one positive."""
+    """With means per positive weight, or per worth of one positive where weights follow their number."""
     if not jobs:
         return None
     known = [job for job in jobs if job.positive_weight is not None]
@@ -370,19 +338,18 @@ def _steps(report: RunView) -> dict[str, Any] | None:
         return None
     lines = []
     for split, steps in by_split.items():
-        about = report.about(steps[0][1]) if steps else ()
-        for labels, style in ((about, "after"), ((), "before")) if about else (((), "before"),) if steps else ():
-            sums = [total_change(changes, labels) for _, changes in steps]
-            values = [100 * change.correct_after / change.total for change in sums]
-            name = f"{under_repair(labels, report.label_names)}, {split}"
-            lines.append((name, style if split == judge else f"{style} dashed", values))
-    about = report.about(by_split[judge][0][1])
+        about = steps[0].about if steps else ()
+        for labels, column, style in ((about, "accuracy", "after"), ((), "all", "before")):
+            if labels or (steps and column == "all"):
+                name = f"{under_repair(labels, report.label_names)}, {split}"
+                values = [100 * tables.STEPS[column].of(step) for step in steps]
+                lines.append((name, style if split == judge else f"{style} dashed", values))
     return {
         "split": judge,
-        "who": under_repair(about, report.label_names),
+        "who": under_repair(by_split[judge][0].about, report.label_names),
         "lines": lines,
         "chart": charts.accuracy_lines(lines, word),
-        "rows": [(at, total_change(changes, about), total_change(changes)) for at, changes in by_split[judge]],
+        "rows": by_split[judge],
     }
 
 
@@ -404,7 +371,7 @@ def _pictures(report: RunView) -> dict[str, Any] | None:
 
 
 def _by_label(shown: Sequence[Row]) -> list[tuple[int, list[tuple[tuple[int, int, int], list[Row]]]]]:
-    """Pictures by true label, and in it by (true, before, after), the most frequent first."""
+    """By true label, and in it by (true, before, after), the most frequent first."""
     labels: dict[int, dict[tuple[int, int, int], list[Row]]] = {}
     for picture in shown:
         kind = (picture.label, picture.before, picture.after)

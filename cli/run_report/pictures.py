@@ -6,7 +6,6 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from cli.run_report.rows import Row
+from cli.run_report.words import begun
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, is_pictures, open_image_set, read_rows
 
-_LONGEST_SIDE = 64
-"""Pixels of a picture; larger images are averaged down."""
+_LONGEST_SIDE = 64  # pixels of a picture; larger images are averaged down
 
 
 def pictures(
@@ -30,14 +29,10 @@ def pictures(
     path: Path | None,
     started: str | None,
 ) -> tuple[dict[str, dict[str, Row]], str | None]:
-    """Pictures of rows that models fixed and broke, and why there are none or what to think of them.
+    """Pictures of rows that models fixed and broke, by name and kind, and a note, such as why there are none.
 
-    `rows` has `row`, `label` and `before`, the class by the base model, each (n,); `afters` by name the classes (n,)
-    that models predict, one for each draw; `chosen` gives the positions to show, of the number of draws (n,) in which
-    each row is fixed, or broken. `path` is None where the run names no image set, and `started` its ISO time.
-
-    Returns by name and kind, `fixed` or `broken`, how many `rows` there are of it, and those `shown`: row, label,
-    before, the class in most draws `after`, number of `draws`, and `uri`, a PNG as data URI.
+    `rows` has `row`, `label` and `before`, each (n,); `afters` by name the classes (n,) of each draw; `chosen` gives
+    the positions to show, from the number of draws (n,) in which each row is fixed, or broken.
     """
     counts = {name: _counts(rows, mine) for name, mine in afters.items()}
     shown = {name: {kind: chosen(count) for kind, count in of.items()} for name, of in counts.items()}
@@ -63,7 +58,7 @@ def pictures(
 
 
 def spread(positions: Int64, labels: Int64, most: int) -> Int64:
-    """At most so many of the positions, taken from every label in turn, sorted by label."""
+    """At most `most` of the positions, taken from every label in turn, sorted by label."""
     mine = labels[positions]
     order = np.argsort(mine, kind="stable")
     _, first, counts = np.unique(mine[order], return_index=True, return_counts=True)
@@ -73,18 +68,10 @@ def spread(positions: Int64, labels: Int64, most: int) -> Int64:
     return positions[taken[np.lexsort((positions[taken], mine[taken]))]]
 
 
-def png(pixels: Uint8) -> bytes:
-    """A PNG of (h, w, 1) grey or (h, w, 3) RGB bytes."""
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
 def to_bytes(images: Float32) -> Uint8:
-    """Images (n, h, w, c) of any range as bytes (n, h', w', 1 or 3), all on one scale.
+    """Images (n, h, w, c) as bytes (n, h', w', 1 or 3), all on one scale.
 
     Values within 0 to 1, or else 0 to 255, keep that range; any other is stretched from the smallest to the largest.
-    Of other numbers of channels than 1 and 3 the first three, or the first, are shown.
     """
     channels = images.shape[3]
     shown = images[..., : 3 if channels >= 3 else 1].astype(np.float64)
@@ -113,8 +100,8 @@ def _picture(rows: Row, afters: Sequence[Int64], kind: str, at: int, draws: int,
 def _read(path: Path | None, rows: Row, wanted: Int64, started: str | None) -> tuple[dict[int, str], str | None]:
     try:
         images = _same_set(path, rows)
-        uris = dict(zip(wanted.tolist(), _uris(read_rows(images, rows.row[wanted])), strict=True))
-        return uris, _written_later(images.path, started)
+        shown = to_bytes(read_rows(images, rows.row[wanted])) if len(wanted) else ()
+        return dict(zip(wanted.tolist(), map(_uri, shown), strict=True)), _written_later(images.path, started)
     except InputError as error:
         return {}, f"No pictures: {error}."
 
@@ -132,22 +119,20 @@ def _same_set(path: Path | None, rows: Row) -> ImageSet:
 
 
 def _written_later(path: Path, started: str | None) -> str | None:
-    if started is None:
-        return None
-    begun = datetime.fromisoformat(started.replace("Z", "+00:00")).timestamp()  # Python 3.10 knows no Z
-    if path.stat().st_mtime <= begun + 1:
+    if started is None or path.stat().st_mtime <= begun(started).timestamp() + 1:
         return None
     return f"{path} was written after the run had started: its pictures may not be those that were measured."
 
 
-def _uris(images: Float32) -> list[str]:
-    if not len(images):
-        return []
-    return ["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in to_bytes(images)]
+def _uri(pixels: Uint8) -> str:
+    """A PNG of (h, w, 1) grey or (h, w, 3) RGB bytes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _smaller(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Mean over squares of pixels, so that no side is longer than `_LONGEST_SIDE`; what is left over is cut off."""
+    """Means over squares of pixels; what is left over at the sides is cut off."""
     rows, height, width, channels = images.shape
     side = -(-max(height, width) // _LONGEST_SIDE)
     down, across = max(height // side, 1), max(width // side, 1)

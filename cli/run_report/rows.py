@@ -39,23 +39,22 @@ def read_whole(directory: Path, name: str) -> Any:
 
 
 def read_rows(directory: Path, name: str) -> list[Row]:
-    """Rows of a table, each column an attribute."""
     return [Row(**row) for row in read_whole(directory, name).to_pylist()]
 
 
 def columns_of(table: Any, *names: str) -> Row:
-    """Columns of numbers as (n,) int64, by name."""
+    """Columns of numbers, (n,) int64."""
     return Row(**{name: np.asarray(table[name], np.int64) for name in names})
 
 
 def change_of(row: Row) -> LabelChange:
-    """A row of `labels` against the base model, whose count follows from what was repaired and broken."""
+    """A row of `labels`, without the count of the base model, as a change."""
     before = row.correct - row.repaired + row.broken
     return LabelChange(row.label, row.total, before, row.correct, row.repaired, row.broken)
 
 
 def judged_of(kind: type[Judged], row: Row) -> Judged:
-    """A row of `verdicts` or `promises`; of labels judged together the requirement names none."""
+    """A row of `verdicts` or `promises`; label -1 is all labels together."""
     labels = None if row.label < 0 else (row.label,)
     predicted = None if row.predicted < 0 else row.predicted
     requirement = Requirement(row.kind, row.limit, labels, predicted, row.text)

@@ -1,4 +1,4 @@
-"""What every chart of a page is drawn with: elements, scales, axes, and the frame that says what it shows."""
+"""Elements, scales, axes and the frame of a chart."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-LETTER = 6.8
-"""Width of an average letter of a name in a chart, in pixels."""
-
-HALF = 520
-"""Width of charts that share a line with something else; on phones their text is enlarged."""
+LETTER = 6.8  # width of an average letter of a name in a chart, in pixels
+HALF = 520  # width of charts that share a line with something else; on phones their text is enlarged
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -85,15 +82,17 @@ def zero_lines(x: Scale, y: Scale) -> list[Markup]:
     ]
 
 
-Dot = tuple[float, float, float, str, Mapping[str, object]]
-"""A dot of a line: its place, radius, tooltip and data."""
+Dot = tuple[float, float, float, str, Mapping[str, object]]  # place, radius, tooltip and data
+
+
+def circle(style: str, dot: Dot) -> Markup:
+    x, y, r, said, data = dot
+    return tag("circle", tag("title", said), class_=style, cx=x, cy=y, r=r, **data)
 
 
 def line(dots: Sequence[Dot], style: str, dot: str) -> list[Markup]:
-    marks = [tag("polyline", class_=style, points=polyline([(x, y) for x, y, *_ in dots]))]
-    for x, y, r, said, data in dots:
-        marks.append(tag("circle", tag("title", said), class_=dot, cx=x, cy=y, r=r, **data))
-    return marks
+    places = polyline([(x, y) for x, y, *_ in dots])
+    return [tag("polyline", class_=style, points=places), *(circle(dot, each) for each in dots)]
 
 
 def _tick_text(value: float, signed: bool) -> str:

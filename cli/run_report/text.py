@@ -8,50 +8,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cli.run_report.words import (
-    SPLIT_WORDS,
-    STEP_WORDS,
-    duration,
-    label_text,
-    number,
-    percent,
-    plural,
-    points,
-    span,
-    under_repair,
-)
+from cli.run_report.tables import CHANGES, DIFFERENCE, METHOD, MIXTURE, READING, READINGS, STEPS, WORKERS, Table
+from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, plural, under_repair
 from cli.shared.console import COLUMNS, label_name, table
 from cli.shared.verdicts import judged_cells, value_text, verdict_table
 from engine.core.names import in_words, shortened
 
 if TYPE_CHECKING:
-    from cli.run_report.comparison import ComparisonView, MethodView
+    from cli.run_report.comparison import ComparisonView
     from cli.run_report.rows import Row
     from cli.run_report.view import CrossFitView, OutcomeView, RunView
     from engine.metrics.accuracy import LabelChange
     from engine.metrics.promise import Promise
     from engine.metrics.requirements import Verdict
 
-READINGS = {
-    "chosen": "as validation rows choose, or a promise of the method's own",
-    "found": "as found, where nobody chooses",
-}
 
-_CHOSEN_LABEL = 15
-"""Columns of a label beside the name of its search, so that the line fits a terminal."""
-
+_CHOSEN_LABEL = 15  # columns of a label beside the name of its search, so that the line fits a terminal
 _SHOWN_OFFSETS = 12
 _SHOWN_REQUIREMENTS = 6
-_KEPT = "\u00a0"
-"""A space at which no line ends."""
-
-_NAME = 10
-"""Columns of a method's name at least."""
-
-_REASON = 500
-"""Columns of a reason that are shown."""
+_KEPT = "\u00a0"  # a space at which no line ends
+_NAME = 10  # columns of a method's name at least
+_REASON = 500  # columns of a reason
 
 
 def summary(run: RunView) -> str:
@@ -59,11 +38,12 @@ def summary(run: RunView) -> str:
         run = replace(run, label_names=tuple(map(in_words, run.label_names)))
     if run.comparison is not None:
         return f"{_heading(run)}\n\n{describe_comparison(run.comparison, run.label_names)}"
-    return _joined(_heading(run), results(run), _steps(run), _jobs(run.jobs), _chosen(run), _workers(run.workers))
+    workers = _table("worker", WORKERS, [(worker.name, worker) for worker in run.workers]) if run.workers else ""
+    return _joined(_heading(run), results(run), _steps(run), _jobs(run.jobs), _chosen(run), workers)
 
 
 def results(run: RunView) -> str:
-    """What a run came to: what is promised, the requirements on held-out rows, and accuracy before and after."""
+    """Promises, requirements on held-out rows, and accuracy before and after."""
     part = f"This is part {run.part} of a run: nothing is decided before `merge-runs` joins all parts."
     return _joined(
         part if run.part else "",
@@ -83,24 +63,24 @@ def comparison_text(directory: Path) -> str:
 
 
 def changes_table(changes: Sequence[LabelChange], names: Sequence[str] | None) -> str:
-    """Accuracy per label, and of all, before and after, with the rows fixed and broken; `names` of labels, or None."""
     named = [(label_name(change.label, names), change) for change in changes]
-    rows: list[list[object]] = []
-    for name, change in [*named, ("all", _total(changes))]:
-        before, after = change.correct_before / change.total, change.correct_after / change.total
-        counts = (change.fixed, change.broken)
-        rows.append([name, change.total, percent(before), percent(after), points(after - before), *counts])
-    return table(["label", "rows", "before %", "after %", "change", "fixed", "broken"], rows)
+    return _table("label", CHANGES, [*named, ("all", _total(changes))])
+
+
+def _table(first: str, columns: Table, rows: Sequence[tuple[str, Any]]) -> str:
+    """Rows with their names, under the heading `first`."""
+    header = [first, *(column.heading for column in columns.values())]
+    return table(header, [[name, *(column.text(row) for column in columns.values())] for name, row in rows])
 
 
 def _joined(*parts: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _total(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
+def _total(changes: Sequence[LabelChange]) -> LabelChange:
     from engine.metrics.accuracy import total_change
 
-    return total_change(changes, labels)
+    return total_change(changes)
 
 
 def _heading(run: RunView) -> str:
@@ -141,17 +121,13 @@ def _steps(run: RunView) -> str:
     steps = run.steps_on(split)
     if word is None or len(steps) < 2:
         return ""
-    about = run.about(steps[0][1])
-    rows: list[list[object]] = []
-    for at, changes in steps:
-        mine = _total(changes, about)
-        correct = mine.correct_after
-        rows.append([at or "0 (base)", correct, mine.total - correct, percent(correct / mine.total)])
-    who = under_repair(about, run.label_names)
+    shown = {name: column for name, column in STEPS.items() if name != "all"}
+    told = _table(word, shown, [(str(step.number or "0 (base)"), step) for step in steps])
+    who = under_repair(steps[0].about, run.label_names)
     title = f"accuracy of {who} after each {word}, {SPLIT_WORDS[split or 'test']}:"
     saved = run.saved_step
     note = "" if saved is None else f"\nthe saved model is that of {word} {saved}, as validation chose"
-    return f"{title}\n{table([word, 'correct', 'incorrect', 'accuracy'], rows)}{note}"
+    return f"{title}\n{told}{note}"
 
 
 def _jobs(jobs: Sequence[Row]) -> str:
@@ -179,16 +155,10 @@ def _chosen(run: RunView) -> str:
     return f"searches chosen, with the rows they were searched on:\n{table(header, rows)}" if rows else ""
 
 
-def _workers(workers: Sequence[Row]) -> str:
-    rows = [[worker.name, len(worker.jobs), f"{worker.busy:.1f}"] for worker in workers]
-    return table(["worker", "searches", "busy s"], rows) if rows else ""
-
-
 # Runs of CrossFit.
 
 
 def describe_crossfit(found: CrossFitView, labels: Sequence[int], names: Sequence[str] | None) -> str:
-    """What a repair did to rows that no tuning saw, and what it promises; `labels` are under repair."""
     parts = ["\n".join(found.notes), _tunings(found, labels, names)]
     if found.frontier:
         title = "out of fold, before and after (rows that no tuning saw):"
@@ -210,20 +180,9 @@ def _tunings(found: CrossFitView, labels: Sequence[int], names: Sequence[str] | 
 
 
 def _mixture(found: CrossFitView, names: Sequence[str] | None) -> str:
-    """Coefficients of the recipes and offsets of the labels, as searched and as they are in the model."""
-    rows = [
-        [
-            recipe.name,
-            *("-" if value is None else f"{value:+.3f}" for value in (recipe.found, recipe.taken)),
-            span([tuning.epochs for tuning in recipe.tunings]),
-            span([tuning.rows for tuning in recipe.tunings]),
-            number(recipe.change),
-        ]
-        for recipe in found.recipes
-    ]
     lines = [
         f"mixture of the recipes, of which step {found.step:g} was taken:",
-        table(["recipe", "coefficient", "times step", "epochs", "rows", "rms change"], rows),
+        _table("recipe", MIXTURE, [(recipe.name, recipe) for recipe in found.recipes]),
     ]
     largest = sorted(found.offsets, key=lambda offset: -abs(offset.taken))[:_SHOWN_OFFSETS]
     if largest:
@@ -237,7 +196,6 @@ def _mixture(found: CrossFitView, names: Sequence[str] | None) -> str:
 
 
 def promise_table(found: CrossFitView) -> str:
-    """One line per requirement, in percent or points; how many rows would be enough where nothing is promised."""
     lines = []
     for promise in found.promises:
         cells = judged_cells(promise, tied=promise.value == promise.requirement.limit)
@@ -250,7 +208,6 @@ def promise_table(found: CrossFitView) -> str:
 
 
 def promise_sentence(found: CrossFitView) -> str:
-    """What is promised, or that nothing is, and how many rows would be enough."""
     count, met = len(found.promises), sum(promise.met for promise in found.promises)
     if not count:
         return "nothing is promised: no requirement has rows to judge it by"
@@ -302,7 +259,7 @@ def missing(found: CrossFitView) -> list[str]:
 
 
 def _better(promise: Promise) -> bool:
-    """Better than its limit, and not just as good."""
+    """Not just as good as its limit."""
     return promise.met and promise.value != promise.requirement.limit
 
 
@@ -312,21 +269,16 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def promise_value(promise: Promise) -> str:
-    """In percent, or points, with as many digits as show on which side of the limit it lies."""
     limit = promise.requirement.limit
     return value_text(promise.value, limit, tied=promise.value == limit)
 
 
 def enough_text(promise: Promise) -> str:
-    """Rows of each label that would be enough."""
     return "no number" if promise.enough is None else str(promise.enough)
 
 
 def chance_text(chance: float, confidence: float, *, sure: bool = False) -> str:
-    """In percent, rounded down, so that it never claims more: nor certainty, unless it is `sure`.
-
-    It has as many digits as the confidence, so that both compare as the numbers do.
-    """
+    """In percent with the digits of the confidence, rounded down so that it claims no more; 100 only if `sure`."""
     if sure and chance == 1:
         return "100"
     digits = max(1, len(f"{100 * confidence:.10g}".partition(".")[2]))
@@ -340,7 +292,6 @@ def chance_text(chance: float, confidence: float, *, sure: bool = False) -> str:
 
 
 def describe_comparison(found: ComparisonView, names: Sequence[str] | None) -> str:
-    """Tables of what methods come to on test rows; `names` of labels, or None."""
     known = [name for name in found.readings if any(name in method.readings for method in found.methods)]
     why = [textwrap.fill(line, COLUMNS, subsequent_indent="  ") for line in failures(found)]
     parts = [textwrap.fill(heading(found, names), COLUMNS), *(_outcomes(found, reading) for reading in known)]
@@ -368,7 +319,6 @@ def failures(found: ComparisonView) -> list[str]:
 
 
 def interval_sentence(found: ComparisonView) -> str:
-    """What differences to the reference are held to, or why there is no interval, or no difference."""
     if not found.differences:
         if found.reference is None:
             return "no differences: the method that others are held against is not among those compared"
@@ -382,27 +332,22 @@ def interval_sentence(found: ComparisonView) -> str:
 
 
 def _difference(against: Row) -> list[str]:
-    """Difference and interval in points, p by Holm and the verdict; dashes where there are none."""
-    mean = "-" if against.mean is None else points(against.mean)
-    if against.low is None or against.high is None or against.adjusted is None:
-        return [mean, "-", "-", against.verdict]
-    return [mean, f"{points(against.low)} to {points(against.high)}", chance(against.adjusted), against.verdict]
-
-
-def chance(value: float) -> str:
-    """A p-value in three digits, never as 0."""
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def counted(pair: tuple[int, int]) -> str:
-    """`2/3`; a dash of none."""
-    return "-" if pair[1] == 0 else f"{pair[0]}/{pair[1]}"
+    """The p-value is that of an interval: without one there is none."""
+    mean, interval, p = (DIFFERENCE[name].text(against) for name in ("mean", "low", "adjusted"))
+    return [mean, interval, "-" if against.low is None else p, against.verdict]
 
 
 def _outcomes(found: ComparisonView, reading: str) -> str:
-    title = f"{READINGS[reading]} (test rows, means over draws; gain, all and worst in points):"
-    header = ["method", "gain", "all", "worst", "of", "fixed", "broken", "kept", "held", "s"]
-    rows = [_row(method, reading) for method in found.methods]
+    title = f"{READINGS[reading][0]} (test rows, means over draws; gain, all and worst in points):"
+    shown = [column for name, column in READING.items() if name not in ("promised", "left")]
+    header = ["method", *(column.heading for column in shown), METHOD["seconds"].heading]
+    rows = []
+    for method in found.methods:
+        view = method.readings.get(reading)
+        if view is None:
+            rows.append([method.name, "failed" if method.failed else "-", *["-"] * len(shown)])
+        else:
+            rows.append([method.name, *(column.text(view) for column in shown), METHOD["seconds"].text(method)])
     lines = [textwrap.fill(title, COLUMNS), table(header, rows, least=_NAME)]
     if reading == found.readings[0]:
         lines.append(
@@ -410,22 +355,6 @@ def _outcomes(found: ComparisonView, reading: str) -> str:
             "requirements; held: promises that test rows keep, of those made"
         )
     return "\n".join(lines)
-
-
-def _row(method: MethodView, reading: str) -> list[object]:
-    found = method.readings.get(reading)
-    if found is None:
-        return [method.name, "failed" if method.failed else "-", *["-"] * 8]
-    gain, overall, worst = (found.mean(column) for column in ("gain", "all", "worst"))
-    return [
-        method.name,
-        *("-" if value is None else points(value) for value in (gain, overall, worst)),
-        "-" if found.worst_label < 0 else found.worst_label,
-        *(f"{found.mean(column):.0f}" for column in ("fixed", "broken")),
-        counted(found.kept),
-        counted(found.held),
-        "-" if method.seconds is None else f"{method.seconds:.1f}",
-    ]
 
 
 def _differences(found: ComparisonView, names: Sequence[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""What a run came to, from `run.json` and the tables of its directory: the text and the page are made of this alone."""
+"""What a run came to, from `run.json` and its tables: the text, the page and the JSON are made of this alone."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ from cli.run_report.comparison import ComparisonView, read_comparison
 from cli.run_report.rows import Row, change_of, columns_of, judged_of, read_rows, read_whole
 from cli.run_report.words import kind_of
 from cli.shared.method_options import CROSSFIT
-from engine.metrics.accuracy import LabelChange
+from engine.metrics.accuracy import LabelChange, total_change
 from engine.metrics.requirements import Verdict
 from engine.tuning.recipes import Recipe
 
 if TYPE_CHECKING:
     from engine.metrics.promise import Promise
 
-HELD_OUT = ("test", "validation")
-"""Rows no search has seen, the better judge first."""
-
-OUT_OF_FOLD = "out of fold"
-"""Split of the table `labels`: repair rows, each judged by tunings that did not see it."""
+HELD_OUT = ("test", "validation")  # rows no search has seen, the better judge first
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +35,17 @@ class OutcomeView:
 
     @property
     def judged_by(self) -> str | None:
-        """The best judge among the rows measured, or None without held-out rows."""
         return next((split for split in HELD_OUT if split in self.changes), None)
 
     @property
     def number(self) -> int:
-        """Of a step: its round or iteration; 0 is the base model."""
+        """Of a step; 0 is the base model."""
         return int(self.job.removeprefix("step"))
 
 
 @dataclass(frozen=True, eq=False)
 class CrossFitView:
-    """What only runs of CrossFit have, as far as they are."""
+    """What only runs of CrossFit have."""
 
     recipes: tuple[Row, ...]  # name, tunings by fold, coefficient `found`, times step `taken`, mean `change`
     folds: int
@@ -69,7 +64,6 @@ class CrossFitView:
 
     @property
     def step(self) -> float:
-        """The one taken; 0 is the model as it is."""
         return next((point.step for point in self.frontier if point.taken), 0.0)
 
     @property
@@ -79,7 +73,7 @@ class CrossFitView:
 
     @property
     def judges(self) -> bool:
-        """There is something to say of promises: of a model left as it is only where the user asked for something."""
+        """Whether to speak of promises: of a model left as it is only where the user asked for something."""
         return bool(self.frontier or (self.promises and self.stated))
 
     @property
@@ -93,18 +87,17 @@ class CrossFitView:
 
     @property
     def lacking(self) -> tuple[Promise, ...]:
-        """Requirements that do not reach their part of the confidence."""
         return tuple(promise for promise in self.promises if promise.chance < self.wanted)
 
     @property
     def easiest(self) -> Row | None:
-        """Of the steps above 0 the one that could be promised from fewest rows; None where no number would do."""
+        """Of the steps above 0 that which could be promised from fewest rows."""
         known = [point for point in self.frontier if point.step > 0 and point.enough is not None]
         return min(known, key=lambda point: point.enough, default=None)
 
     @property
     def enough(self) -> int | None:
-        """Rows of each label from which all requirements would reach their part; None where no number would."""
+        """Rows of each label from which all requirements would be sure enough; None where no number would do."""
         counts = [promise.enough for promise in self.lacking]
         known = [count for count in counts if count is not None]
         return max(known, default=0) if len(known) == len(counts) else None
@@ -137,19 +130,18 @@ class RunView:
 
     @property
     def part(self) -> str:
-        """Which of how many parts, as `1/2`; empty of a whole run."""
+        """As `1/2`; empty of a whole run."""
         part = self.facts.get("part")
         return f"{part.get('number')}/{part.get('of')}" if isinstance(part, dict) else ""
 
     @property
     def judged_by(self) -> str | None:
-        """The best judge of the run: test, validation, or None without held-out rows."""
         found = {outcome.judged_by for outcome in (*self.outcomes, *self.steps)}
         return next((split for split in HELD_OUT if split in found), None)
 
     @property
     def saved_step(self) -> int | None:
-        """The first step with the counts of the saved model, or None; validation chooses which step is saved."""
+        """The first step with the counts of the saved model on all splits."""
         if len(self.outcomes) != 1:
             return None
         saved = self.outcomes[0].changes
@@ -157,27 +149,29 @@ class RunView:
         alike = (step for step in self.steps if all(step.changes.get(split) == saved.get(split) for split in splits))
         return next((step.number for step in alike), None)
 
-    def steps_on(self, split: str | None) -> list[tuple[int, tuple[LabelChange, ...]]]:
-        """What each step ended with on these rows, by its number."""
-        return [(step.number, step.changes[split]) for step in self.steps if split in step.changes] if split else []
+    def totals(self, changes: Sequence[LabelChange], number: int | None = None) -> Row:
+        """Of a step (`number`) or a model: `mine`, over the labels `about` under repair if the rows have any, `all`."""
+        about = self.labels if any(change.label in self.labels for change in changes) else ()
+        return Row(number=number, about=about, mine=total_change(changes, about), all=total_change(changes))
 
-    def about(self, changes: Sequence[LabelChange]) -> tuple[int, ...]:
-        """The labels under repair, or none, for all, where the rows measured have none of them."""
-        return self.labels if any(change.label in self.labels for change in changes) else ()
+    def steps_on(self, split: str | None) -> list[Row]:
+        measured = [(step.number, step.changes.get(split or "")) for step in self.steps]
+        return [self.totals(changes, number) for number, changes in measured if changes]
 
     @property
     def workers(self) -> tuple[Row, ...]:
-        """By name what each process did: its jobs, and the time in their iterations, `busy`, in seconds."""
+        """By name: the jobs of each, and the seconds in their iterations, `busy`."""
         found: dict[str, list[Row]] = {}
         for job in self.jobs:
             if job.worker:
                 found.setdefault(job.worker, []).append(job)
-        busy = {name: sum(job.seconds or 0.0 for job in jobs) for name, jobs in found.items()}
-        return tuple(Row(name=name, jobs=jobs, busy=busy[name]) for name, jobs in sorted(found.items()))
+        return tuple(
+            Row(name=name, jobs=jobs, busy=sum(job.seconds or 0.0 for job in jobs))
+            for name, jobs in sorted(found.items())
+        )
 
 
 def read_run(directory: Path) -> RunView:
-    """Read a run, finished or going on."""
     from cluster.records.store import read_facts
 
     facts = read_facts(directory)
@@ -242,7 +236,7 @@ def _job(row: Row) -> Row:
 
 
 def _outcomes(rows: Sequence[Row], stage: str, splits: Sequence[str] = ()) -> tuple[OutcomeView, ...]:
-    """What was measured at a stage, by job; of these splits, or of all."""
+    """What was measured at a stage, by job; of these splits, or all."""
     changes: dict[str, dict[str, tuple[LabelChange, ...]]] = {}
     for row in rows:
         if row.stage == stage and (not splits or row.split in splits):
@@ -254,7 +248,7 @@ def _outcomes(rows: Sequence[Row], stage: str, splits: Sequence[str] = ()) -> tu
 def _add_gains(
     jobs: Sequence[Row], labels: tuple[int, ...], found: Sequence[OutcomeView], steps: Sequence[OutcomeView]
 ) -> None:
-    """Tell jobs how much the best patch of each gained over the model that the search started from."""
+    """Let jobs know what their best patch gained over the model that the search started from."""
     ended = {step.number + 1: step.changes.get("validation", ()) for step in steps}
     candidates = {outcome.job: outcome.changes["validation"] for outcome in found}
     for job in jobs:
@@ -269,7 +263,7 @@ def _add_gains(
 
 
 def _gain(changes: Sequence[LabelChange], start: Mapping[int, int]) -> float:
-    """Change of the accuracy over these labels from `start`, right rows by label, as a share."""
+    """A share of the rows of these labels; `start` has the number of right rows by label."""
     gained = sum(change.correct_after - start[change.label] for change in changes)
     return gained / max(sum(change.total for change in changes), 1)
 
@@ -313,9 +307,7 @@ def _crossfit(directory: Path, facts: Mapping[str, Any], measured: Sequence[Row]
         offsets=tuple(row for row in mixture if row.label >= 0),
         frontier=tuple(frontier),
         promises=tuple(judged_of(Promise, row) for row in read_rows(directory, "promises")),
-        judged=tuple(
-            change for judged in _outcomes(measured, "step", (OUT_OF_FOLD,)) for change in judged.changes[OUT_OF_FOLD]
-        ),
+        judged=tuple(change_of(row) for row in measured if (row.stage, row.split) == ("step", "out of fold")),
         promised=bool(facts.get("promised")),
         confidence=float(facts["confidence"]),
         new_rows=int(settings["promise_rows"]),

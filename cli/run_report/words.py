@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from cli.shared.method_options import CROSSFIT
+from cli.shared.verdicts import value_text
 
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
 
-SPLIT_WORDS = {
+COMPARE = "compare"  # kind of a run that compares methods, in `run.json`
+STEP_WORDS = {"chain": "iteration", "rounds": "round"}  # what a step is called, by mode
+SPLIT_WORDS = {  # rows measured, with what to think of them
     "test": "test rows",
     "validation": "validation rows (optimistic: they chose)",
     "out of fold": "repair rows, each under tunings that did not see it",
     "negative": "negative rows (searched on)",
     "positive": "positive rows (searched on)",
 }
-"""Rows measured, with what to think of them."""
-
-COMPARE = "compare"
-"""Kind of a run that compares methods, in `run.json`."""
-
-STEP_WORDS = {"chain": "iteration", "rounds": "round"}
-"""What a step is called, by mode; other modes have none."""
-
 _LISTED_LABELS = 3
 
 
 def kind_of(facts: Mapping[str, Any]) -> str:
-    """What kind of run `run.json` is of: compare, evaluate, CrossFit, independent, rounds, chain, or else optimize."""
+    """Of `run.json`: compare, evaluate, CrossFit, independent, rounds, chain, or else optimize."""
     if "kind" in facts:
         return str(facts["kind"])
     return CROSSFIT if facts.get("method") == CROSSFIT else str(facts.get("mode") or "optimize")
@@ -62,6 +58,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def begun(started: str) -> datetime:
+    """When a run started; Python 3.10 does not read the Z of its ISO time."""
+    return datetime.fromisoformat(started.replace("Z", "+00:00")).astimezone(timezone.utc)
+
+
 def span(counts: Sequence[int]) -> str:
     """`9`, or `2666-2667` where they differ; a dash where there are none."""
     if not counts:
@@ -92,11 +93,7 @@ def label_text(label: int, names: Sequence[str] | None) -> str:
 
 
 def verdict_values(verdict: Verdict) -> list[str]:
-    """How a requirement was judged: before, after, interval, margin and rows.
-
-    Accuracies and rates are in percent. Of a loss or a gain of accuracy, before and after are the accuracies, and the
-    interval is that of the change between them, in points.
-    """
+    """Before, after, interval (of a loss or a gain that of the change, in points), margin and rows."""
     low, high = verdict.low, verdict.high
     if verdict.requirement.relative:
         if not verdict.requirement.at_least:  # of a loss
@@ -105,12 +102,5 @@ def verdict_values(verdict: Verdict) -> list[str]:
     else:
         interval = f"{percent(low)} to {percent(high)}"
     after = verdict.count_after / verdict.total
-    return [percent(verdict.base), percent(after), interval, _margin(verdict.margin), str(verdict.total)]
-
-
-def _margin(share: float) -> str:
-    """Points in two digits, or as many as show that it is not 0."""
-    digits = 2
-    while share and float(f"{100 * share:.{digits}f}") == 0 and digits < 12:
-        digits += 1
-    return f"{100 * share:+.{digits}f}"
+    margin = "-+"[verdict.margin >= 0] + value_text(abs(verdict.margin), 0.0, tied=verdict.margin == 0)
+    return [percent(verdict.base), percent(after), interval, margin, str(verdict.total)]

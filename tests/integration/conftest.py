@@ -24,7 +24,9 @@ from cluster.batch.run import run_recorded
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from tests.support.batches import here, small_batch, write_data
+from tests.support.pages import Element, page_of
 from tests.support.plugins import Site
+from tests.support.run_samples import SAMPLES, write_run
 
 SCRIPT = Path(sys.executable).with_name("repair-dist")
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
@@ -211,8 +213,20 @@ def crossfit_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with redirect_stdout(out):
         assert run([str(word) for word in words]) in (0, 3)
     (root / "out.txt").write_text(out.getvalue(), encoding="utf-8")
-    assert run(["report", str(root / "run"), "--html", str(root / "page.html")]) == 0
+    page_of(root / "run")
     return root
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The run directory of every sample."""
+    return {name: write_run(tmp_path_factory.mktemp(name), name) for name in SAMPLES}
+
+
+@pytest.fixture(scope="session")
+def trees(samples: dict[str, Path]) -> dict[str, Element]:
+    """The page of every sample, which lies beside its directory."""
+    return {name: page_of(directory) for name, directory in samples.items()}
 
 
 @pytest.fixture(scope="session")

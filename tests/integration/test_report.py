@@ -9,8 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from cli.main import run
 from cli.run_report.pictures import to_bytes
-from cluster.records.store import RunRecords, read_table
+from cluster.records.store import RunRecords, read_facts, read_table
 from engine.core.names import escaped
 from engine.core.names import width as width_of
 from tests.integration.conftest import Command
@@ -33,46 +32,28 @@ from tests.support.pages import (
     Element,
     card,
     cells,
-    check_whole,
     in_order,
     look_at,
     marks,
+    page_of,
     parse,
     percent,
     points,
     rows_in,
+    rows_of,
 )
 from tests.support.run_samples import SAMPLES, write_run
 
 FINISHED = [name for name, sample in SAMPLES.items() if not sample.running]
 
 
-@dataclass(frozen=True)
-class Written:
-    """A run and its page."""
-
-    directory: Path
-    page: Path
-
-    def table(self, name: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = read_table(self.directory, name).to_pylist()
-        return rows
-
-
-@pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
-    """Every sample with its page."""
-    found = {}
-    for name in SAMPLES:
-        root = tmp_path_factory.mktemp(name)
-        found[name] = Written(write_run(root, name), root / f"{name}.html")
-        assert run(["report", str(found[name].directory), "--html", str(found[name].page)]) == 0
-    return found
-
-
-@pytest.fixture(scope="session")
-def trees(written: dict[str, Written]) -> dict[str, Element]:
-    return {name: parse(report.page) for name, report in written.items()}
+TOLD = {
+    "labels": ("label", "total", "base.accuracy", "repaired.accuracy", "change", "repaired", "broken"),
+    "steps": ("job", "correct", "incorrect", "accuracy"),
+    "workers": ("worker", "searches", "busy"),
+    "mixture": ("recipe", "found", "taken"),
+}
+"""Tables of the page that the terminal has: what a row is called, and the columns that both have."""
 
 
 def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -82,9 +63,9 @@ def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_before_and_after_are_those_of_the_tables(
-    name: str, written: dict[str, Written], trees: dict[str, Element]
+    name: str, samples: dict[str, Path], trees: dict[str, Element]
 ) -> None:
-    labels = written[name].table("labels")
+    labels = rows_of(samples[name], "labels")
     shown = rows_in(trees[name], "labels")
     found: dict[tuple[str, str], set[str]] = {}
     for row in shown:
@@ -112,9 +93,9 @@ def test_before_and_after_are_those_of_the_tables(
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
-    jobs = {row["job"]: row for row in written[name].table("jobs")}
-    swarm = written[name].table("swarm")
+def test_searches_are_those_of_the_tables(name: str, samples: dict[str, Path], trees: dict[str, Element]) -> None:
+    jobs = {row["job"]: row for row in rows_of(samples[name], "jobs")}
+    swarm = rows_of(samples[name], "swarm")
     page = trees[name]
     shown = {row.attributes["data-job"]: row for row in rows_in(page, "jobs")}
     assert set(shown) == set(jobs)
@@ -161,8 +142,8 @@ def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written]
 
 
 @pytest.mark.parametrize("name", [name for name in FINISHED if SAMPLES[name].required])
-def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
-    stored = {(row["split"], str(row["requirement"])): row for row in written[name].table("verdicts")}
+def test_verdicts_are_those_of_the_table(name: str, samples: dict[str, Path], trees: dict[str, Element]) -> None:
+    stored = {(row["split"], str(row["requirement"])): row for row in rows_of(samples[name], "verdicts")}
     shown = rows_in(trees[name], "verdicts")
     assert {element.data("split", "requirement") for element in shown} == set(stored)
     for row in shown:
@@ -191,11 +172,11 @@ def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written],
 
 @pytest.mark.parametrize("name", ["rounds", "signs", "independent"])
 def test_confusions_are_those_of_the_predictions(
-    name: str, written: dict[str, Written], trees: dict[str, Element]
+    name: str, samples: dict[str, Path], trees: dict[str, Element]
 ) -> None:
     sample, page = SAMPLES[name], trees[name]
     split = "test" if "test" in sample.splits else "validation"
-    rows = [row for row in written[name].table("predictions") if row["split"] == split]
+    rows = [row for row in rows_of(samples[name], "predictions") if row["split"] == split]
     confusion = {when: np.zeros((sample.classes,) * 2, int) for when in ("before", "after")}
     for row in rows:
         for when, matrix in confusion.items():
@@ -235,9 +216,9 @@ def test_confusions_are_those_of_the_predictions(
 
 @pytest.mark.parametrize("name", ["rounds", "chain"])
 def test_steps_and_trade_off_follow_from_the_tables(
-    name: str, written: dict[str, Written], trees: dict[str, Element]
+    name: str, samples: dict[str, Path], trees: dict[str, Element]
 ) -> None:
-    sample, page, labels = SAMPLES[name], trees[name], written[name].table("labels")
+    sample, page, labels = SAMPLES[name], trees[name], rows_of(samples[name], "labels")
 
     def correct(job: str, split: str, about: tuple[int, ...]) -> tuple[int, int]:
         mine = [row for row in labels if (row["job"], row["split"]) == (job, split) and row["label"] in about]
@@ -258,7 +239,7 @@ def test_steps_and_trade_off_follow_from_the_tables(
     in_order(marks(page, "candidate", "overall", "cx"))
     in_order(marks(page, "candidate", "gain", "cy", -1))
     gains: dict[float, list[tuple[float, float]]] = {}
-    jobs = [row for row in written[name].table("jobs") if row["state"] == "done"]
+    jobs = [row for row in rows_of(samples[name], "jobs") if row["state"] == "done"]
     drawn = {mark.attributes["data-candidate"]: mark.data("gain", "overall") for mark in page.with_data("candidate")}
     assert set(drawn) == {row["job"] for row in jobs}
     for row in jobs:
@@ -280,22 +261,27 @@ def test_steps_and_trade_off_follow_from_the_tables(
         )
 
 
+def write_labels(
+    records: RunRecords, job: str, stage: str, total: int, label: int = 0, **splits: tuple[int, int]
+) -> None:
+    """Rows of a label, of `total` each, that are right before and after, by split; none is broken."""
+    rows = [
+        {"job": job, "stage": stage, "split": split, "label": label, "total": total, "correct": after}
+        | {"accuracy": after / total, "repaired": after - before, "broken": 0}
+        for split, (before, after) in splits.items()
+    ]
+    records.replace("labels", job, rows)
+
+
 def test_a_search_of_a_later_step_is_measured_from_where_it_started(tmp_path: Path) -> None:
     """By hand: 50 of 100 right, 60 after step 1; a patch of step 2 has 63 right, 13 more than the base model."""
     records = RunRecords.create(tmp_path / "run", {"mode": "rounds", "labels": [0]}, overwrite=False)
-    shared = {"split": "validation", "label": 0, "total": 100}
-    for job, stage, right, fixed in (
-        ("step0", "step", 50, 0),
-        ("step1", "step", 60, 10),
-        ("second", "candidate", 63, 13),
-    ):
-        row = {"job": job, "stage": stage, "correct": right, "accuracy": right / 100, "repaired": fixed, "broken": 0}
-        records.replace("labels", job, [shared | row])
+    for job, stage, right in (("step0", "step", 50), ("step1", "step", 60), ("second", "candidate", 63)):
+        write_labels(records, job, stage, 100, validation=(50, right))
     blank = dict.fromkeys(read_table(tmp_path / "run", "jobs").column_names)
     searched = {"job": "second", "step": 2, "chunk": "", "label": 0, "seed": 0, "stop": "no gain", "state": "done"}
     records.replace("jobs", "second", [blank | searched])
-    assert run(["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")]) == 0
-    (dot,) = parse(tmp_path / "page.html").with_data("candidate")
+    (dot,) = page_of(tmp_path / "run").with_data("candidate")
     assert dot.data("gain", "overall") == ("0.03", "0.03")
 
 
@@ -303,40 +289,31 @@ def test_which_step_was_saved(tmp_path: Path, command: Command) -> None:
     """Step 1 of two, by the counts of the saved model on every set; alike on one set only is not enough."""
     records = RunRecords.create(tmp_path / "run", {"mode": "rounds", "labels": [0]}, overwrite=False)
     right = {"step0": (30, 31), "step1": (36, 33), "step2": (36, 34), "batch": (36, 33)}
-    for job, counted in right.items():
+    for job, (validation, test) in right.items():
         stage = "repaired" if job == "batch" else "step"
-        rows = [
-            {"job": job, "stage": stage, "split": split, "label": 0, "total": 40, "correct": correct}
-            | {"accuracy": correct / 40, "repaired": correct - start, "broken": 0}
-            for split, correct, start in zip(("validation", "test"), counted, right["step0"], strict=True)
-        ]
-        records.replace("labels", job, rows)
+        write_labels(records, job, stage, 40, validation=(30, validation), test=(31, test))
     assert "\nthe saved model is that of round 1, as validation chose\n" in command("report", tmp_path / "run").out
-    assert command("report", tmp_path / "run", "--html", tmp_path / "page.html").code == 0
-    rows_of = rows_in(parse(tmp_path / "page.html"), "steps")
-    assert ["saved" in row.text for row in rows_of] == [False, True, False]
+    assert ["saved" in row.text for row in rows_in(page_of(tmp_path / "run"), "steps")] == [False, True, False]
 
 
 def test_a_label_under_repair_without_rows(tmp_path: Path, command: Command) -> None:
     """Then the accuracy over the steps is that of all labels, and says so."""
     records = RunRecords.create(tmp_path / "run", {"mode": "chain", "labels": [0]}, overwrite=False)
-    for number, right in ((0, 30), (1, 35)):
-        row = {"job": f"step{number}", "stage": "step", "split": "test", "label": 1, "total": 40, "correct": right}
-        records.replace("labels", row["job"], [row | {"accuracy": right / 40, "repaired": right - 30, "broken": 0}])
+    for job, right in (("step0", 30), ("step1", 35)):
+        write_labels(records, job, "step", 40, label=1, test=(30, right))
     out = command("report", tmp_path / "run").out
     assert "accuracy of all labels after each iteration, test rows:" in out
     assert re.search(r"^1 +35 +5 +87.50$", out, re.MULTILINE)
-    assert command("report", tmp_path / "run", "--html", tmp_path / "page.html").code == 0
-    page = parse(tmp_path / "page.html")
+    page = page_of(tmp_path / "run")
     assert "Accuracy of all labels, test rows" in page.text
     assert [card.data("card")[0] for card in page.with_data("card")] == ["all", "rows", "jobs"]
 
 
 @pytest.mark.parametrize("name", ["rounds", "signs"])
-def test_pictures_are_the_images_of_the_rows(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
+def test_pictures_are_the_images_of_the_rows(name: str, samples: dict[str, Path], trees: dict[str, Element]) -> None:
     sample, page = SAMPLES[name], trees[name]
-    stored = [row for row in written[name].table("predictions") if row["split"] == "test"]
-    with h5py.File(written[name].directory.parent / "test.h5") as file:
+    stored = [row for row in rows_of(samples[name], "predictions") if row["split"] == "test"]
+    with h5py.File(samples[name].parent / "test.h5") as file:
         images = file["images"][...]
     kinds = {
         "fixed": [row for row in stored if row["before"] != row["label"] == row["after"]],
@@ -383,13 +360,12 @@ def test_pictures_of_any_range_and_size() -> None:
     assert to_bytes(np.ones((1, 2, 2, 2), np.float32)).shape == (1, 2, 2, 1)
 
 
-def test_image_sets_that_are_gone_or_changed(tmp_path: Path, command: Command) -> None:
+def test_image_sets_that_are_gone_or_changed(tmp_path: Path) -> None:
     directory = write_run(tmp_path, "chain")
-    page, images = tmp_path / "page.html", tmp_path / "test.h5"
+    images = tmp_path / "test.h5"
 
     def note() -> str:
-        assert command("report", directory, "--html", page).code == 0
-        tree = parse(page)
+        tree = page_of(directory)
         (section,) = [element for element in tree.all() if element.attributes.get("id") == "images"]
         assert ("No pictures" in section.text) == (section.with_data("image") == [])
         assert len(section.with_data("images")) == 2
@@ -410,8 +386,8 @@ def test_image_sets_that_are_gone_or_changed(tmp_path: Path, command: Command) -
     assert f"{images} does not exist" in note()
 
 
-def test_names_keep_to_themselves(written: dict[str, Written], trees: dict[str, Element]) -> None:
-    page = written["hostile"].page.read_text(encoding="utf-8")
+def test_names_keep_to_themselves(samples: dict[str, Path], trees: dict[str, Element]) -> None:
+    page = (samples["hostile"].parent / "page.html").read_text(encoding="utf-8")
     assert not set(page) & set("\x1b\x07\u202d\u202e\u200f")
     assert page.count("\u2068") == page.count("\u2069") > 0
     rows = [row for row in trees["hostile"].with_data("table") if row.attributes.get("data-split") == "test"]
@@ -433,8 +409,8 @@ def table_lines(out: str) -> list[str]:
     return [line for line in found if not line.startswith("the saved model")]
 
 
-def test_names_in_the_terminal(written: dict[str, Written], command: Command) -> None:
-    done = command("report", written["hostile"].directory)
+def test_names_in_the_terminal(samples: dict[str, Path], command: Command) -> None:
+    done = command("report", samples["hostile"])
     assert (done.code, done.err) == (0, "")
     assert all(character.isprintable() or character == "\n" for character in done.out)
     assert max(map(width_of, table_lines(done.out))) <= 80
@@ -442,8 +418,8 @@ def test_names_in_the_terminal(written: dict[str, Written], command: Command) ->
         assert f"\n{text}" in done.out
 
 
-def test_a_terminal_that_lacks_letters(written: dict[str, Written]) -> None:
-    words = [sys.executable, "-c", "from cli.main import main; main()", "report", str(written["hostile"].directory)]
+def test_a_terminal_that_lacks_letters(samples: dict[str, Path]) -> None:
+    words = [sys.executable, "-c", "from cli.main import main; main()", "report", str(samples["hostile"])]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(words, capture_output=True, env=environment, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -456,12 +432,13 @@ def test_a_terminal_that_lacks_letters(written: dict[str, Written]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_pages_in_a_browser(mode: str, written: dict[str, Written], crossfit_run: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("trees")
+def test_pages_in_a_browser(mode: str, samples: dict[str, Path], crossfit_run: Path, tmp_path: Path) -> None:
     """No page scrolls sideways, asks for anything, or says anything in the console; text can be read in both modes."""
-    compared = tmp_path / "compared.html"
-    assert run(["report", str(write_comparison(tmp_path).directory), "--html", str(compared)]) == 0
-    pages = {name: report.page for name, report in written.items()}
-    pages |= {"crossfit": crossfit_run / "page.html", "compared": compared}
+    compared = write_comparison(tmp_path).directory
+    page_of(compared)
+    runs = samples | {"crossfit": crossfit_run / "run", "compared": compared}
+    pages = {name: directory.parent / "page.html" for name, directory in runs.items()}
     dark = ["--force-dark-mode"] if mode == "dark" else []
     found, console, asked = look_at(pages, tmp_path, *dark)
     assert len(found) == len(pages) * len(WIDTHS)
@@ -476,8 +453,9 @@ def test_pages_in_a_browser(mode: str, written: dict[str, Written], crossfit_run
     assert all(view["images"] > 40 for view in found if view["name"] in ("rounds", "signs", "chain", "compared"))
 
 
-def test_the_browser_notices_what_is_wrong(written: dict[str, Written], tmp_path: Path) -> None:
-    page = written["chain"].page.read_text(encoding="utf-8")
+@pytest.mark.usefixtures("trees")
+def test_the_browser_notices_what_is_wrong(samples: dict[str, Path], tmp_path: Path) -> None:
+    page = (samples["chain"].parent / "page.html").read_text(encoding="utf-8")
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     wrong = '<div style="width:2000px">x</div><img src="http://outside.invalid/x.png"><script>nothing()</script>'
     wrong += '<p style="color:#999;background:#fff">pale</p>'
@@ -492,52 +470,59 @@ def test_the_browser_notices_what_is_wrong(written: dict[str, Written], tmp_path
         assert view["contrast"] < 3
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_pages_are_whole_and_small(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
-    """No scripts, no other files, everything escaped."""
-    check_whole(written[name].page)
-    assert "street <classifier>.keras" in trees[name].text
-    assert not trees[name].with_data("promised"), "only runs of CrossFit promise"
+def test_only_runs_of_crossfit_promise(trees: dict[str, Element]) -> None:
+    for page in trees.values():
+        assert "street <classifier>.keras" in page.text
+        assert not page.with_data("promised")
 
 
 # In the terminal.
 
 
-def test_the_table_of_a_chain_is_that_of_the_tutorial(written: dict[str, Written], command: Command) -> None:
-    done = command("report", written["chain"].directory)
-    lines = done.out.splitlines()
+@pytest.mark.parametrize("name", [*SAMPLES, "crossfit"])
+def test_the_terminal_says_what_the_page_says(
+    name: str, samples: dict[str, Path], trees: dict[str, Element], crossfit_run: Path, command: Command
+) -> None:
+    directory = (samples | {"crossfit": crossfit_run / "run"})[name]
+    page = (trees | {"crossfit": parse(crossfit_run / "page.html")})[name]
+    text = command("report", directory).out
+    held_out = read_facts(directory)["held_out"]
+    best = next((split for split in ("test", "validation") if held_out.get(split)), None)
+    for table, (key, *columns) in TOLD.items():
+        for row in rows_in(page, table):
+            if row.attributes.get("data-split", best) in (best, "out of fold"):
+                start = row.attributes[f"data-{key}"].removeprefix("step")
+                line = " +".join(re.escape(cells(row)[column][1].replace("−", "-")) for column in columns)
+                # A name that is too long has a line of its own.
+                assert re.search(rf"^{re.escape(start)}\b.*\n? +{line}( |$)", text, re.MULTILINE), line
+    for row in rows_in(page, "jobs"):
+        line = re.search(rf"^{row.attributes['data-job']}\n? +{cells(row)['step'][1]} ", text, re.MULTILINE)
+        assert (line is not None) == (row.attributes.get("class") == "mine")
+    for row in rows_in(page, "verdicts") if name != "hostile" else ():
+        word = cells(row)["met"][1][2:]
+        assert re.search(rf"^{re.escape(row.children[0].text)}\n .* {word}$", text, re.MULTILINE)
+    states = Counter(row["state"] for row in rows_of(directory, "jobs"))
+    shown = [state for state in ("done", "skipped", "failed", "running") if states[state] or state == "done"]
+    assert f"searches: {', '.join(f'{states[state]} {state}' for state in shown)}\n" in text
+
+
+def test_the_table_of_a_chain_is_that_of_the_tutorial(samples: dict[str, Path], command: Command) -> None:
+    lines = command("report", samples["chain"]).out.splitlines()
     start = lines.index("accuracy of 6 Shirt after each iteration, test rows:")
-    rows = [re.split(r"  +", line.strip()) for line in lines[start + 1 : start + 14]]
-    assert rows[0] == ["iteration", "correct", "incorrect", "accuracy"]
-    steps = {
-        row["job"]: row
-        for row in written["chain"].table("labels")
-        if (row["stage"], row["split"], row["label"]) == ("step", "test", 6)
-    }
-    assert len(steps) == 11
-    for number, cells_of in enumerate(rows[2:]):
-        row = steps[f"step{number}"]
-        wrong = row["total"] - row["correct"]
-        name = "0 (base)" if number == 0 else str(number)
-        assert cells_of == [name, str(row["correct"]), str(wrong), f"{100 * row['accuracy']:.2f}"]
+    assert lines[start + 1].split() == ["iteration", "correct", "incorrect", "accuracy"]
+    assert [line.split()[0] for line in lines[start + 3 : start + 14]] == [*map(str, range(11))]
     assert lines[start + 14] == "the saved model is that of iteration 10, as validation chose"
-    (failed,) = [row for row in written["chain"].table("jobs") if row["state"] == "failed"]
-    assert "searches: 29 done, 1 failed" in done.out
-    assert f"  {failed['job']} failed: {failed['note']}" in done.out
+    (failed,) = [row for row in rows_of(samples["chain"], "jobs") if row["state"] == "failed"]
+    assert f"  {failed['job']} failed: {failed['note']}" in lines
 
 
-def test_runs_that_go_on_and_runs_without_held_out_rows(written: dict[str, Written], command: Command) -> None:
-    running = command("report", written["running"].directory)
+def test_runs_that_go_on_and_runs_without_held_out_rows(samples: dict[str, Path], command: Command) -> None:
+    running = command("report", samples["running"])
     assert (running.code, running.err) == (0, "")
-    assert "rounds, 6 Shirt, running" in running.out
-    assert "The run has not ended" in running.out
-    jobs = written["running"].table("jobs")
-    going = sum(row["state"] == "running" for row in jobs)
-    assert going
-    assert f", {going} running" in running.out
+    assert "rounds, 6 Shirt, running\nThe run has not ended" in running.out
     assert "before and after" not in running.out
-    alone = command("report", written["optimize-alone"].directory).out
-    labels = [row for row in written["optimize-alone"].table("labels") if row["stage"] == "repaired"]
+    alone = command("report", samples["optimize-alone"]).out
+    labels = [row for row in rows_of(samples["optimize-alone"], "labels") if row["stage"] == "repaired"]
     for word, split in (("repaired", "negative"), ("kept", "positive")):
         sums = counts([row for row in labels if row["split"] == split])
         assert f"{word} {sums['correct']} of {sums['total']} {split} inputs" in alone
@@ -546,8 +531,8 @@ def test_runs_that_go_on_and_runs_without_held_out_rows(written: dict[str, Writt
 # What is refused.
 
 
-def test_bad_input(written: dict[str, Written], refused: Callable[..., str], tmp_path: Path) -> None:
-    directory = written["optimize"].directory
+def test_bad_input(samples: dict[str, Path], refused: Callable[..., str], tmp_path: Path) -> None:
+    directory = samples["optimize"]
     (tmp_path / "empty").mkdir()
     refused("report", tmp_path / "empty", says=("empty", "run.json"))
     refused("report", tmp_path / "none", says=("none", "run.json"))

@@ -17,14 +17,13 @@ from PIL import Image
 from scipy.stats import t as student
 
 from cli.commands.watch import read_status, words
-from cli.main import run
 from cli.run_report.comparison import ComparisonView
 from cli.run_report.text import comparison_text
 from cli.run_report.view import read_run
-from cluster.records.store import RunRecords, read_facts, read_table
+from cluster.records.store import RunRecords, read_facts
 from tests.integration.conftest import Command
 from tests.support.comparisons import EFFECTS, REASON, Effect, Written, write_comparison
-from tests.support.pages import Element, card, cells, check_whole, in_order, parse, points, rows_in
+from tests.support.pages import Element, card, cells, in_order, page_of, points, rows_in, rows_of
 from tests.support.run_samples import HOSTILE
 
 RAN = [name for name, effect in EFFECTS.items() if effect.kind != "failed"]
@@ -32,20 +31,18 @@ RAN = [name for name, effect in EFFECTS.items() if effect.kind != "failed"]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """Five methods, of which one failed, with five draws and their page."""
-    found = write_comparison(tmp_path_factory.mktemp("compare"))
-    assert run(["report", str(found.directory), "--html", str(found.directory.parent / "page.html")]) == 0
-    return found
+    """Five methods, of which one failed, with five draws."""
+    return write_comparison(tmp_path_factory.mktemp("compare"))
 
 
 @pytest.fixture(scope="module")
 def page(written: Written) -> Element:
-    return parse(written.directory.parent / "page.html")
+    return page_of(written.directory)
 
 
-def rows_of(written: Written, method: str, reading: str) -> list[dict[str, Any]]:
+def outcomes_of(written: Written, method: str, reading: str) -> list[dict[str, Any]]:
     """By draw."""
-    rows: list[dict[str, Any]] = read_table(written.directory, "outcomes").to_pylist()
+    rows = rows_of(written.directory, "outcomes")
     return [row for row in rows if (row["method"], row["reading"]) == (method, reading)]
 
 
@@ -79,10 +76,10 @@ def test_differences_are_those_of_the_formula(written: Written) -> None:
         ("gain", "gain of 6 Shirt, less that of CrossFit", label == 6),
         ("all", "accuracy of all labels, less that of CrossFit", np.ones(len(label), bool)),
     ):
-        theirs = rows_of(written, "CrossFit", "chosen")
+        theirs = outcomes_of(written, "CrossFit", "chosen")
         expected = {}
         for method in [name for name in RAN if name != "CrossFit"]:
-            mine = rows_of(written, method, "chosen")
+            mine = outcomes_of(written, method, "chosen")
             d = np.array([one[measure] - two[measure] for one, two in zip(mine, theirs, strict=True)])
             right = [
                 (np.array(one["after"]) == label)[mask] * 1.0 - (np.array(two["after"]) == label)[mask]
@@ -122,19 +119,10 @@ def test_verdicts_by_effects_that_are_plain(tmp_path: Path) -> None:
         "bad": "worse",
         "costly": "gain better, all worse",
     }
-    page = tmp_path / "page.html"
-    assert run(["report", str(found.directory), "--html", str(page)]) == 0
-    tree = parse(page)
-    assert {
-        row.data("method")[0]: row.with_data("verdict")[0].text.strip()
-        for row in rows_in(tree, "outcomes", reading="chosen")
-    } == {
-        "CrossFit": "reference",
-        "twin": "not told apart",
-        "good": "✓ better",
-        "bad": "✗ worse",
-        "costly": "✗ gain better, all worse",
-    }
+    tree = page_of(found.directory)
+    marked = {"good": "✓ better", "bad": "✗ worse", "costly": "✗ gain better, all worse"}
+    chosen = rows_in(tree, "outcomes", reading="chosen")
+    assert {row.data("method")[0]: row.with_data("verdict")[0].text.strip() for row in chosen} == verdicts | marked
     assert card(tree, "told").data("better", "worse") == ("1", "1")
 
 
@@ -153,9 +141,7 @@ def test_where_there_are_no_intervals(shape: dict[str, Any], why: str, tmp_path:
     assert f"no intervals: {why}" in done.out
     assert lines_of(done.out, "gain of 6 Shirt, less that of")["head"][1:] == ["-", "-", "not told apart"]
     assert ("all 300 repair rows" in done.out) == ("rows" in shape)
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    tree = parse(tmp_path / "page.html")
-    check_whole(tmp_path / "page.html")
+    tree = page_of(found.directory)
     assert f"No intervals: {why}" in tree.text
     assert {cells(row)["adjusted"] for row in rows_in(tree, "differences")} == {("", "–")}
 
@@ -168,8 +154,7 @@ def test_a_reference_that_is_not_there(tmp_path: Path, command: Command) -> None
     assert verdicts == [f"failed: {REASON}", "not compared"]
     RunRecords(found.directory).write_facts(read_facts(found.directory) | {"reference": None})
     assert "held against is not among those compared" in " ".join(command("report", found.directory).out.split())
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
+    page_of(found.directory)
 
 
 def test_a_method_that_fails_in_some_draws(tmp_path: Path) -> None:
@@ -186,18 +171,26 @@ def test_a_method_that_fails_in_some_draws(tmp_path: Path) -> None:
 # The page.
 
 
-def test_the_page_has_the_numbers_of_the_tables(written: Written, page: Element) -> None:
-    check_whole(written.directory.parent / "page.html")
+def test_page_and_terminal_have_the_numbers_of_the_tables(written: Written, page: Element) -> None:
+    text = comparison_text(written.directory)
+    titles = {"chosen": "as validation rows choose", "found": "as found, where nobody chooses"}
+    assert max(map(len, text.splitlines())) <= 80
     for reading in ("chosen", "found"):
         rows = {row.data("method")[0]: row for row in rows_in(page, "outcomes", reading=reading)}
         assert list(rows) == list(EFFECTS)
+        said = lines_of(text, titles[reading])
+        assert said.pop("NeuRecover") == ["failed", *["-"] * 8]
         for method in RAN:
-            stored, found = rows_of(written, method, reading), cells(rows[method])
+            stored, found = outcomes_of(written, method, reading), cells(rows[method])
             for column in ("gain", "all", "worst"):
                 mean = float(np.mean([row[column] for row in stored]))
                 assert float(found[column][0]) == pytest.approx(mean, abs=1e-15)
                 assert found[column][1] == points(float(found[column][0]))
             assert found["kept"][0] == f"{sum(row['kept'] for row in stored)}/5"
+            changes = [found[column][1].replace("−", "-") for column in ("gain", "all", "worst")]
+            counted = [f"{float(found[column][0]):.0f}" for column in ("fixed", "broken")]
+            pairs = [found[column][1].replace("–", "-") for column in ("kept", "held")]
+            assert said[method] == [*changes, found["worst_label"][0], *counted, *pairs, found["seconds"][1]]
             left = EFFECTS[method].kind == "nothing"
             assert found["promised"][0] == f"{0 if left else sum(row['promised'] for row in stored)}/5"
             assert found["left"][0] == ("5" if left else "0")
@@ -225,7 +218,7 @@ def test_the_frontier(written: Written, page: Element) -> None:
             (method, reading) for method in RAN for reading in ("chosen", "found")
         )
         for mark in marks:
-            rows = rows_of(written, *mark.data("frontier-method", "reading"))
+            rows = outcomes_of(written, *mark.data("frontier-method", "reading"))
             cost, gain = (np.mean([row[name] for row in rows]) for name in (across, "gain"))
             assert [float(value) for value in mark.data("cost", "gain")] == pytest.approx(
                 [sign * unit * cost, 100 * gain]
@@ -259,8 +252,7 @@ def test_many_methods_that_are_alike(tmp_path: Path) -> None:
     """Eighteen names without room beside their points, and the page stays small."""
     effects = {f"method-{number}": Effect(0.3, 0.01) for number in range(18)}
     found = write_comparison(tmp_path, effects, draws=2)
-    assert run(["report", str(found.directory), "--html", str(tmp_path / "page.html")]) == 0
-    tree = parse(tmp_path / "page.html")
+    tree = page_of(found.directory)
     charts = [element for element in tree.all() if element.tag == "svg" and element.with_data("name")]
     assert [len(chart.with_data("name")) for chart in charts] == [19, 19]
     for chart in charts:
@@ -273,7 +265,7 @@ def test_pictures_are_of_the_rows_that_most_draws_change(written: Written, page:
         images = file["images"][...]
     was_right = written.before == written.label
     for method in RAN:
-        after = np.array([row["after"] for row in rows_of(written, method, "chosen")])
+        after = np.array([row["after"] for row in outcomes_of(written, method, "chosen")])
         counts = {
             "fixed": ((after == written.label) & ~was_right).sum(axis=0),
             "broken": ((after != written.label) & was_right).sum(axis=0),
@@ -293,12 +285,10 @@ def test_pictures_are_of_the_rows_that_most_draws_change(written: Written, page:
                     np.testing.assert_array_equal(np.asarray(picture), np.rint(images[row, :, :, 0] * 255))
 
 
-def test_images_that_have_moved(tmp_path: Path, command: Command) -> None:
+def test_images_that_have_moved(tmp_path: Path) -> None:
     found = write_comparison(tmp_path)
     (tmp_path / "test.h5").unlink()
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
-    tree = parse(tmp_path / "page.html")
+    tree = page_of(found.directory)
     assert f"No pictures: {tmp_path / 'test.h5'} does not exist" in tree.text
     assert tree.with_data("image") == []
     assert len(tree.with_data("often")) == 2 * len(RAN)
@@ -313,8 +303,7 @@ def test_names_from_elsewhere(tmp_path: Path, command: Command) -> None:
     found = write_comparison(tmp_path, effects, names=HOSTILE, labels=(0, 1, 2))
     out = command("report", found.directory).out
     assert all(character.isprintable() or character == "\n" for character in out)
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
+    page_of(found.directory)
     assert not set((tmp_path / "page.html").read_text(encoding="utf-8")) & set("\x1b\x07\u202d\u202e")
 
 
@@ -333,15 +322,13 @@ def test_a_run_that_goes_on(tmp_path: Path, command: Command) -> None:
     assert "7 of 25 repairs have ended" in " ".join(out.split())
     assert list(lines_of(out, "gain of 6 Shirt, less that of CrossFit")) == ["Arachne"]
     assert [method.verdict("chosen") for method in view_of(found.directory).methods][2:] == ["has not run"] * 3
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
+    page_of(found.directory)
     shutil.rmtree(found.directory / "predictions")
     text = " ".join(command("report", found.directory).out.split())
     assert "no intervals: classes of test rows are missing" in text
     shutil.rmtree(found.directory / "outcomes")
     assert "0 of 25 repairs have ended" in " ".join(command("report", found.directory).out.split())
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
+    page_of(found.directory)
 
 
 def test_watching_a_comparison(tmp_path: Path, command: Command) -> None:
@@ -360,13 +347,12 @@ def test_watching_a_comparison(tmp_path: Path, command: Command) -> None:
 
 def test_classes_of_other_rows_make_no_interval(tmp_path: Path, command: Command) -> None:
     found = write_comparison(tmp_path, ended=25)
-    rows = rows_of(found, "head", "chosen")
+    rows = outcomes_of(found, "head", "chosen")
     RunRecords(found.directory).replace("outcomes", "head-0", [rows[0] | {"after": rows[0]["after"][:-1]}])
     table = lines_of(command("report", found.directory).out, "gain of 6 Shirt, less that of CrossFit")
     assert table["head"][1:] == ["-", "-", "not told apart"]
     assert table["Arachne"][1] != "-"
-    assert command("report", found.directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
+    page_of(found.directory)
 
 
 def test_damaged_and_other_runs(tmp_path: Path, command: Command) -> None:

@@ -23,18 +23,12 @@ from cluster.records.store import RunRecords, read_facts, read_table
 from engine.metrics.promise import Promise
 from engine.metrics.requirements import Kind, Requirement
 from tests.integration.conftest import Command
-from tests.support.pages import Element, card, cells, check_whole, in_order, marks, parse, percent, points, rows_in
+from tests.support.pages import Element, card, cells, in_order, marks, page_of, parse, percent, points, rows_in, rows_of
 
 
 @pytest.fixture(scope="session")
 def page(crossfit_run: Path) -> Element:
     return parse(crossfit_run / "page.html")
-
-
-def rows_of(root: Path, table: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_table(root / "run", table).to_pylist()
-    assert rows
-    return rows
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -45,7 +39,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> None:
-    stored = rows_of(crossfit_run, "promises")
+    stored = rows_of(crossfit_run / "run", "promises")
     rows = rows_in(page, "promises")
     assert len(rows) == len(stored) == 13
     for row, entry in zip(rows, stored, strict=True):
@@ -69,7 +63,7 @@ def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> N
 
 
 def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element) -> None:
-    mixture, tunings = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "tunings")
+    mixture, tunings = rows_of(crossfit_run / "run", "mixture"), rows_of(crossfit_run / "run", "tunings")
     recipes = {entry["name"]: entry for entry in mixture if entry["kind"] == "recipe"}
     rows = rows_in(page, "mixture")
     assert [row.data("recipe")[0] for row in rows] == list(recipes) == ["2:1:epochs=2", "4:1:epochs=2"]
@@ -94,7 +88,7 @@ def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element)
 
 
 def test_the_step_and_its_chart(crossfit_run: Path, page: Element) -> None:
-    frontier = rows_of(crossfit_run, "frontier")
+    frontier = rows_of(crossfit_run / "run", "frontier")
     rows = rows_in(page, "frontier")
     assert [row.data("step")[0] for row in rows] == [repr(entry["step"]) for entry in frontier]
     for row, entry in zip(rows, frontier, strict=True):
@@ -122,7 +116,7 @@ def test_the_step_and_its_chart(crossfit_run: Path, page: Element) -> None:
 
 def test_before_and_after_of_rows_that_no_tuning_saw(crossfit_run: Path, page: Element) -> None:
     """The 400 repair rows, and apart from them the test rows of the saved model."""
-    labels = rows_of(crossfit_run, "labels")
+    labels = rows_of(crossfit_run / "run", "labels")
     for split, stage, total in (("out of fold", "step", 400), ("test", "repaired", 120)):
         mine = [row for row in rows_in(page, "labels") if row.data("split") == (split,)]
         entries = [entry for entry in labels if (entry["split"], entry["stage"]) == (split, stage)]
@@ -132,12 +126,6 @@ def test_before_and_after_of_rows_that_no_tuning_saw(crossfit_run: Path, page: E
             assert found["repaired.accuracy"] == (repr(entry["accuracy"]), percent(entry["accuracy"]))
             assert (found["repaired"][1], found["broken"][1]) == (str(entry["repaired"]), str(entry["broken"]))
         assert cells(mine[-1])["total"][1] == str(total)
-
-
-def test_the_page_is_whole(crossfit_run: Path, page: Element) -> None:
-    check_whole(crossfit_run / "page.html")
-    assert page.with_data("image"), "pictures fixed and broken"
-    assert "CrossFit" in page.text
 
 
 # The terminal.
@@ -157,7 +145,7 @@ def test_optimize_prints_what_report_prints(crossfit_run: Path, command: Command
 
 def test_the_tables_in_the_terminal(crossfit_run: Path, command: Command) -> None:
     out = command("report", crossfit_run / "run").out
-    mixture, frontier = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "frontier")
+    mixture, frontier = rows_of(crossfit_run / "run", "mixture"), rows_of(crossfit_run / "run", "frontier")
     step = next(entry["step"] for entry in frontier if entry["taken"])
     assert f"mixture of the recipes, of which step {step:g} was taken:" in out
     for entry in mixture:
@@ -167,15 +155,15 @@ def test_the_tables_in_the_terminal(crossfit_run: Path, command: Command) -> Non
         else:
             line = rf"[ ,]{entry['label']} [A-Z][\w/ -]+ {re.escape(taken)}"
         assert re.search(line, out, re.MULTILINE), line
-    for entry in rows_of(crossfit_run, "promises"):
+    for entry in rows_of(crossfit_run / "run", "promises"):
         chance = chance_text(entry["chance"], 0.9)
         enough = "no number" if entry["enough"] is None else entry["enough"]
         line = rf"^{re.escape(entry['text'])}\n.* {entry['rows']} +{re.escape(chance)} +{enough}$"
         assert re.search(line, out, re.MULTILINE), line
-    judged = [entry for entry in rows_of(crossfit_run, "labels") if entry["stage"] == "step"]
+    judged = [entry for entry in rows_of(crossfit_run / "run", "labels") if entry["stage"] == "step"]
     fixed, broken = (sum(entry[name] for entry in judged) for name in ("repaired", "broken"))
     assert re.search(rf"^all +400 .* {fixed} +{broken}$", out, re.MULTILINE)
-    met = sum(entry["met"] for entry in rows_of(crossfit_run, "verdicts"))
+    met = sum(entry["met"] for entry in rows_of(crossfit_run / "run", "verdicts"))
     assert f"requirements, test rows: {met} of 13 met" in out
 
 
@@ -213,78 +201,66 @@ def view(*promises: Promise, step: float = 0.4, promised: bool = False) -> Cross
     )
 
 
-def test_a_promise_in_words() -> None:
-    found = view(promise(0.98), promise(0.981), promise(1.0), promised=True)
-    assert promise_sentence(found) == (
-        "promised: with 96.1 % chance the next 500 rows of each label from the same source keep all 3 requirements "
-        "together (95 % were asked for)"
-    )
-    assert missing(found) == []
-    assert "keep the requirement (95 %" in promise_sentence(view(promise(0.98), promised=True))
-    assert "keep both requirements (95 %" in promise_sentence(view(promise(0.98), promise(1.0), promised=True))
+LEFT = view(promise(1.0, 400), promise(0.0, limit=0.06, kind="min_gain"), step=0.0)
+STEPS = (point(0.0, taken=False, enough=0), point(0.2, taken=False, enough=610), point(0.4, taken=True))
+SMALLER = replace(view(promise(0.9, 2374)), frontier=STEPS)
+LACKING = view(promise(0.99, 900), promise(0.97, 2374), promise(0.8, 1200))
+HOPELESS = view(promise(0.5, value=0.03), promise(0.1, value=0.04), promise(0.9, value=0.02), promise(0.97, 50))
+NOTHING_WRONG = replace(
+    view(promise(1.0, 400), promised=True), frontier=(), weights=None, notes=("all rows are right",)
+)
+VAGUE = replace(NOTHING_WRONG, promises=(promise(0.9, 800),), promised=False)
+SURE = "promised: with {} % chance the next 500 rows of each label from the same source keep {} (95 % were asked for)"
+UNSURE = "not " + SURE.replace(" (95 % were", ", but 95 % were").removesuffix(")")
+BEST = "; step 0.4 is the best compromise"
+ENOUGH = "; about {} rows of each label to repair with would be enough"
+NO_NUMBER = "; more rows to repair with would not be enough"
+KEPT = "on the rows at hand every step keeps fewer requirements than the baseline model (1 of 2), so it is kept"
 
 
-def test_what_would_be_enough_in_words() -> None:
-    """The largest number of those that are not sure enough: the others have enough already."""
-    found = view(promise(0.99, 900), promise(0.97, 2374), promise(0.8, 1200))
-    assert promise_sentence(found) == (
-        "not promised: with 76.8 % chance the next 500 rows of each label from the same source keep all 3 requirements "
-        "together, but 95 % were asked for; step 0.4 is the best compromise; about 2374 rows of each label to repair "
-        "with would be enough"
-    )
-    assert missing(found) == [
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (view(promise(0.98), promised=True), SURE.format("98.0", "the requirement")),
+        (view(promise(0.98), promise(1.0), promised=True), SURE.format("98.0", "both requirements")),
+        (view(*map(promise, (0.98, 0.981, 1.0)), promised=True), SURE.format("96.1", "all 3 requirements together")),
+        (NOTHING_WRONG, SURE.format("100", "the requirement")),
+        # The largest number of those that are not sure enough: the others have enough already.
+        (LACKING, UNSURE.format("76.8", "all 3 requirements together") + BEST + ENOUGH.format(2374)),
+        # A smaller step may need fewer rows, unless this one was asked for.
+        (SMALLER, UNSURE.format("90.0", "the requirement") + BEST + ENOUGH.format(610) + " for a step of 0.2"),
+        (replace(SMALLER, asked_step=True), UNSURE.format("90.0", "the requirement") + ENOUGH.format(2374)),
+        (VAGUE, UNSURE.format("90.0", "the requirement") + ENOUGH.format(800)),
+        (HOPELESS, UNSURE.format("4.3", "all 4 requirements together") + BEST + NO_NUMBER),
+        (LEFT, f"not promised: {KEPT}"),
+        (replace(LEFT, asked_step=True), "not promised: step 0 was asked for, so the baseline model is kept"),
+        (view(), "nothing is promised: no requirement has rows to judge it by"),
+    ],
+)
+def test_a_promise_in_words(found: CrossFitView, sentence: str) -> None:
+    assert promise_sentence(found) == sentence
+
+
+def test_what_is_missing_in_words() -> None:
+    """By the limit itself, from more rows, or because so few new rows vary too much."""
+    assert missing(view(promise(0.98), promised=True)) == []
+    assert missing(LACKING) == [
         "for 95 % together each requirement needs 98.3 %",
         "sure enough from more rows of each label to repair with: max_drop 3 (about 2374), max_drop 3 (about 1200)",
     ]
-
-
-def test_a_smaller_step_may_need_fewer_rows() -> None:
-    steps = (point(0.0, taken=False, enough=0), point(0.2, taken=False, enough=610), point(0.4, taken=True))
-    found = replace(view(promise(0.9, 2374)), frontier=steps)
-    assert promise_sentence(found).endswith(
-        "; about 610 rows of each label to repair with would be enough for a step of 0.2"
-    )
-    assert promise_sentence(replace(found, asked_step=True)).endswith(
-        "; about 2374 rows of each label to repair with would be enough"
-    )
-
-
-def test_where_no_number_is_enough() -> None:
-    """By the limit itself, or because so few new rows vary too much."""
-    found = view(promise(0.5, value=0.03), promise(0.1, value=0.04), promise(0.9, value=0.02), promise(0.97, 50))
-    assert promise_sentence(found).endswith("; more rows to repair with would not be enough")
-    assert missing(found)[1:] == [
+    assert missing(HOPELESS)[1:] == [
         "no better than the limit on the rows at hand: max_drop 3, max_drop 3",
         "sure enough from more rows of each label to repair with: max_drop 3 (about 50)",
         "500 new rows of each label are too few to be sure of (--promise-rows): max_drop 3",
     ]
-    many = missing(view(*[promise(0.9, value=0.02)] * 8))
-    assert many[-1].endswith(", max_drop 3 and 2 more")
-
-
-def test_a_model_that_is_left_as_it_is() -> None:
-    drop, gain = promise(1.0, 400), promise(0.0, limit=0.06, kind="min_gain")
-    left = view(drop, gain, step=0.0)
-    assert promise_sentence(left) == (
-        "not promised: on the rows at hand every step keeps fewer requirements than the baseline model (1 of 2), so it "
-        "is kept"
-    )
-    asked = replace(left, asked_step=True)
-    assert promise_sentence(asked) == "not promised: step 0 was asked for, so the baseline model is kept"
-    assert "no requirement has rows" in promise_sentence(view())
-    assert "best compromise" not in promise_sentence(replace(view(drop, gain), asked_step=True))
+    assert missing(view(*[promise(0.9, value=0.02)] * 8))[-1].endswith(", max_drop 3 and 2 more")
 
 
 def test_a_model_with_nothing_to_repair() -> None:
     """Its promise is that of the model as it is; where nothing was required there is nothing to say of it."""
-    found = replace(view(promise(1.0, 400), promised=True), frontier=(), weights=None, notes=("all rows are right",))
-    assert promise_sentence(found).startswith("promised: with 100 % chance the next 500 rows")
-    text = describe_crossfit(found, (6,), None)
+    text = describe_crossfit(NOTHING_WRONG, (6,), None)
     assert text.startswith("all rows are right\n\nrequirements, rows that no tuning saw: 1 of 1 met\n")
-    assert describe_crossfit(replace(found, stated=False), (6,), None) == "all rows are right"
-    unsure = replace(found, promises=(promise(0.9, 800),), promised=False)
-    assert promise_sentence(unsure).endswith("about 800 rows of each label to repair with would be enough")
-    assert "best compromise" not in promise_sentence(unsure)
+    assert describe_crossfit(replace(NOTHING_WRONG, stated=False), (6,), None) == "all rows are right"
 
 
 @given(st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95, 0.975, 0.999, 0.9995]))
@@ -311,8 +287,7 @@ def test_a_run_that_promises(crossfit_run: Path, tmp_path: Path, command: Comman
     out = command("report", directory).out
     assert "\npromised: with " in out and "(5 % were asked for)" in out
     assert "enough\n" not in out and "too few" not in out
-    assert command("report", directory, "--html", tmp_path / "page.html").code == 0
-    page = parse(tmp_path / "page.html")
+    page = page_of(directory)
     assert [cells(row)["met"][1] for row in rows_in(page, "promises")] == ["✓ promised"] * 13
     (verdict,) = [element for element in page.with_data("promised") if element.tag == "p"]
     assert verdict.text.startswith("Promised: with ") and verdict.data("promised") == ("True",)
@@ -346,9 +321,7 @@ def test_a_run_among_its_tunings(crossfit_run: Path, tmp_path: Path, command: Co
     assert ": CrossFit, 6 Shirt, running" in out
     assert "2 recipes in 3 folds, 74794 weights of dense, dense_1; 4 of 6 tunings are done" in out
     assert "promised" not in out and "mixture" not in out
-    assert command("report", directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
-    page = parse(tmp_path / "page.html")
+    page = page_of(directory)
     assert [len(row.with_data("fold")) for row in rows_in(page, "mixture")] == [3, 1]
     assert not rows_in(page, "promises") and not page.with_data("promised")
     # Without `progress.json` the tables say as much.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,8 @@ import pytest
 
 from cluster.records.store import RunRecords, read_facts, read_table
 from tests.integration.conftest import Command
-from tests.support.comparisons import REASON, write_comparison
-from tests.support.pages import percent, points
-from tests.support.run_samples import SAMPLES, write_run
+from tests.support.comparisons import write_comparison
+from tests.support.pages import rows_of
 
 OLD = Path(__file__).parents[1] / "data" / "run-0.6.0"
 
@@ -40,11 +38,6 @@ def json_of(command: Command, tmp_path: Path) -> Callable[[Path], dict[str, Any]
 
 
 JsonOf = Callable[[Path], dict[str, Any]]
-
-
-def rows_of(directory: Path, table: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_table(directory, table).to_pylist()
-    return rows
 
 
 # Exact content.
@@ -253,85 +246,8 @@ def test_the_outcomes_of_a_comparison(tmp_path: Path, json_of: JsonOf) -> None:
     assert methods["NeuRecover"]["readings"] == {}
 
 
-# The same numbers as in the terminal.
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-def test_the_terminal_says_the_same(name: str, tmp_path: Path, json_of: JsonOf, command: Command) -> None:
-    directory = write_run(tmp_path, name)
-    found, text = json_of(directory), command("report", directory).out
-    assert f": {found['kind']}, " in text
-    assert f", {found['state']}" in text
-    states = found["searches"]["states"]
-    assert "searches: " + ", ".join(
-        f"{states.get(state, 0)} {state}"
-        for state in ("done", "skipped", "failed", "running")
-        if state == "done" or state in states
-    ) in text.replace("\n", " ")
-    assert sum(states.values()) == len(found["searches"]["rows"])
-    for worker in found["workers"]:
-        assert re.search(rf"^{worker['name']} +{worker['searches']} +{worker['busy']:.1f}$", text, re.MULTILINE)
-    if found["exit_code"] is not None:
-        assert f", exit code {found['exit_code']}\n" in text
-    for search in found["searches"]["rows"]:
-        line = re.search(rf"^{search['job']}\n +{search['step']} ", text, re.MULTILINE)
-        assert (line is not None) == search["chosen"]
-    for split, verdicts in found["verdicts"].items():
-        for verdict in verdicts if name != "hostile" else ():
-            word = "met" if verdict["met"] else "not met"
-            assert re.search(rf"^{re.escape(verdict['text'])}\n .* {word}$", text, re.MULTILINE)
-        met = sum(verdict["met"] for verdict in verdicts)
-        assert re.search(rf"^\w.*{split} rows.*: {met} of {len(verdicts)} met$", text, re.MULTILINE)
-    judge = found["judged_by"]
-    if found["outcomes"] and judge:
-        rows = {"test": "test rows", "validation": r"validation rows \(optimistic: they chose\)"}[judge]
-        assert re.search(rf"^{rows}, before and after \(model loaded again\):$", text, re.MULTILINE)
-    for outcome in found["outcomes"] if judge else ():
-        for counts in (outcome["splits"][judge]["all"], *outcome["splits"][judge]["labels"]):
-            before, after = (counts[f"correct_{when}"] / counts["total"] for when in ("before", "after"))
-            cells = [counts["total"], percent(before), percent(after), points(after - before).replace("−", "-")]
-            pattern = " +".join(re.escape(str(cell)) for cell in [*cells, counts["fixed"], counts["broken"]])
-            label, names = counts.get("label", "all"), found["label_names"]
-            named = f"{label} {names[label]}" if names and label != "all" else str(label)
-            start = f"^{re.escape(named)} +" if name not in ("hostile", "signs") else " "
-            assert re.search(rf"{start}{pattern}$", text, re.MULTILINE)
-    for step in found["steps"] if judge and len(found["steps"]) > 1 and name == "chain" else ():
-        (shirt,) = [counts for counts in step["splits"][judge]["labels"] if counts["label"] == 6]
-        wrong = shirt["total"] - shirt["correct_after"]
-        cells = [shirt["correct_after"], wrong, percent(shirt["correct_after"] / shirt["total"])]
-        assert re.search(" +".join(map(str, cells)) + "$", text, re.MULTILINE)
-
-
-def test_the_terminal_says_the_same_of_methods_and_promises(tmp_path: Path, json_of: JsonOf, command: Command) -> None:
-    compared = write_comparison(tmp_path).directory
-    text = command("report", compared).out
-    assert max(map(len, text.splitlines()[1:])) <= 80
-    chosen, _, found_first = text.partition("as found, where nobody chooses")
-    assert "as validation rows choose" in chosen
-    for method in json_of(compared)["comparison"]["methods"]:
-        for reading, told in method["readings"].items():
-            means, (kept, held) = (
-                told["means"],
-                (f"{told[each]['draws']}/{told[each]['of']}" for each in ("kept", "held")),
-            )
-            cells = [*(points(means[column]).replace("−", "-") for column in ("gain", "all", "worst"))]
-            cells += [told["worst_label"], f"{means['fixed']:.0f}", f"{means['broken']:.0f}"]
-            cells += [kept, held if told["held"]["of"] else "-", f"{method['seconds']:.1f}"]
-            pattern = " +".join(re.escape(str(cell)) for cell in [method["name"], *cells])
-            assert re.search(rf"^{pattern}$", chosen if reading == "chosen" else found_first, re.MULTILINE)
-    for table in (chosen, found_first):
-        assert re.search(r"^NeuRecover +failed( +-){8}$", table, re.MULTILINE)
-    assert f"NeuRecover failed in 5 of 5 draws: {REASON}" in " ".join(text.split())
-    run = OLD / "optimize-crossfit"
-    text, found = command("report", run).out, json_of(run)
-    assert f"with {100 * found['promise']['chance']:.1f} % chance the next {found['promise']['new_rows']} rows" in text
-    for recipe in found["crossfit"]["recipes"]:
-        coefficients = " +".join(re.escape(f"{recipe[name]:+.3f}") for name in ("found", "taken"))
-        assert re.search(rf"^{recipe['name']} +{coefficients} ", text, re.MULTILINE)
-
-
-def test_a_run_that_goes_on(tmp_path: Path, json_of: JsonOf) -> None:
-    found = json_of(write_run(tmp_path, "running"))
+def test_a_run_that_goes_on(samples: dict[str, Path], json_of: JsonOf) -> None:
+    found = json_of(samples["running"])
     assert (found["state"], found["seconds"], found["exit_code"], found["outcomes"]) == ("running", None, None, [])
     assert found["searches"]["states"]["running"] > 0
 

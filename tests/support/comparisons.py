@@ -14,8 +14,7 @@ import numpy as np
 
 from cluster.records.rows import prediction_rows
 from cluster.records.store import RunRecords
-from engine.data.writer import write_image_set
-from tests.support.run_samples import CLOTHES
+from tests.support.run_samples import CLOTHES, Sample, write_images
 
 REASON = "NeuRecover compares checkpoints of the training and 0 are known, expected two (--weights-dir)"
 
@@ -73,7 +72,8 @@ def write_comparison(
     wrong = random.random(test_rows) < np.where(np.isin(label, labels), 0.4, 0.08)
     before = np.where(wrong, (label + 1) % 10, label)
     facts = _facts(root, list(effects), draws=draws, rows=rows, pool=pool, labels=labels, names=names)
-    _write_images(root / "test.h5", random, label, names)
+    shape = Sample("compare", None if names is None else tuple(names), 10, tuple(labels), image_shape=(8, 8, 1))
+    write_images(root / "test.h5", random, label, shape)
     records = RunRecords.create(root / "run", facts, overwrite=False)
     records.replace("predictions", "test", prediction_rows("test", label, before, before))
     done = 0
@@ -172,10 +172,3 @@ def _row(method: str, draw: int, reading: str) -> dict[str, Any]:
 
     blank = dict.fromkeys(SCHEMAS["outcomes"].names)
     return blank | {"method": method, "draw": draw, "reading": reading, "seed": draw, "note": "", "rows": 60}
-
-
-def _write_images(path: Path, random: np.random.Generator, label: np.ndarray, names: Sequence[str] | None) -> None:
-    """Grey pictures of 8 x 8 pixels, as bright as their label is high, with noise."""
-    images = random.uniform(0, 0.3, (len(label), 8, 8, 1)) + 0.07 * label[:, None, None, None]
-    with write_image_set(path, rows=len(label), image_shape=(8, 8, 1), classes=10, label_names=names) as writer:
-        writer.append(images, np.eye(10)[label])

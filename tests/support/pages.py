@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.main import run
+from cluster.records.store import read_table
+
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 WIDTHS = (360, 390, 1440)
 MOST_BYTES = 3_000_000
@@ -112,9 +115,23 @@ def marks(page: Element, what: str, number: str, place: str, sign: int = 1) -> l
     return [(float(mark[f"data-{number}"]), sign * float(mark[place])) for mark in found]
 
 
-def check_whole(path: Path) -> None:
-    """No scripts, no other files, everything escaped, every chart described."""
+def page_of(directory: Path, path: Path | None = None) -> Element:
+    """The page of a run, by default written beside its directory, and found whole."""
+    path = path or directory.parent / "page.html"
+    assert run(["report", str(directory), "--html", str(path)]) == 0
     page = parse(path)
+    check_whole(path, page)
+    return page
+
+
+def rows_of(directory: Path, table: str) -> list[dict[str, Any]]:
+    """The rows of a table of a run."""
+    rows: list[dict[str, Any]] = read_table(directory, table).to_pylist()
+    return rows
+
+
+def check_whole(path: Path, page: Element) -> None:
+    """No scripts, no other files, everything escaped, every chart described."""
     assert path.stat().st_size < MOST_BYTES
     assert not [
         element for element in page.all() if element.tag in ("script", "link", "iframe", "classifier", "vehicles")

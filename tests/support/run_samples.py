@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -118,22 +118,33 @@ def write_run(root: Path, name: str) -> Path:
     return _Writer(root, SAMPLES[name]).write()
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Searches of one chunk, label and weight; a name for each seed."""
+def write_images(path: Path, random: np.random.Generator, label: np.ndarray, sample: Sample) -> None:
+    """Pictures as bright as their label is high, with noise; of the sample only its classes and the shape matter."""
+    images = (
+        random.uniform(0, 0.3, (len(label), *sample.image_shape)) + 0.7 * label.reshape(-1, 1, 1, 1) / sample.classes
+    )
+    with write_image_set(
+        path, rows=len(label), image_shape=sample.image_shape, classes=sample.classes, label_names=sample.names
+    ) as writer:
+        writer.append(images * sample.brightest, np.eye(sample.classes)[label])
+
+
+class _Task(NamedTuple):
+    """Searches of one chunk, label and weight, by seed."""
 
     step: int
     chunk: int
     label: int
     weight: float
-    names: tuple[str, ...]
+
+    def names(self, seeds: int) -> list[str]:
+        step, chunk, label, weight = self
+        return [f"{chunk:02d}{step:02d}c4ffee{chunk:02d}-{label}-w{weight:g}-s{seed}" for seed in range(seeds)]
 
 
 class _Writer:
-    """Draws a run and writes it."""
-
     def __init__(self, root: Path, sample: Sample) -> None:
-        self.root, self.sample = root, sample
+        self.root, self.sample, self.splits = root, sample, sample.splits
         self.random = np.random.default_rng(7)
         self.truth = {split: self.random.integers(0, sample.classes, sample.rows) for split in self.splits}
         accuracy = self.random.uniform(0.8, 0.99, sample.classes)
@@ -144,23 +155,22 @@ class _Writer:
         self.current = dict(self.before)
         self.busy_until = {f"{'node-a' if n < 8 else 'node-b'}:{4100 + n}": 6.5 for n in range(sample.workers)}
         self.tasks = [
-            _Task(step, chunk, label, weight, tuple(_name(step, chunk, label, weight, n) for n in range(sample.seeds)))
+            _Task(step, chunk, label, weight)
             for step in range(1, sample.steps + 1)
             for chunk in ([step - 1] if sample.mode == "chain" else range(sample.chunks))
             for label in sample.labels
             for weight in sample.weights
         ]
-        names = self.random.permutation([name for task in self.tasks for name in task.names]).tolist()
+        names = [name for task in self.tasks for name in task.names(sample.seeds)]
+        names = self.random.permutation(names).tolist()
         states = ["skipped"] * sample.skipped + ["failed"] * sample.failed
         self.not_run = dict(zip(names, states, strict=False))
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return self.sample.splits
-
     def write(self) -> Path:
         sample = self.sample
-        held_out = {split: str(self._images(split)) for split in self.splits}
+        held_out = {split: str(self.root / f"{split}.h5") for split in self.splits}
+        for split, path in held_out.items():
+            write_images(Path(path), self.random, self.truth[split], sample)
         facts = self._facts(held_out)
         records = RunRecords.create(self.root / "run", facts, overwrite=False)
         if sample.mode is not None:
@@ -213,36 +223,8 @@ class _Writer:
         other = np.where(rival, self.rival[truth], self.random.integers(0, self.sample.classes, len(truth)))
         return np.where(wrong, other, truth)
 
-    def _images(self, split: str) -> Path:
-        """A bright bar for each class, turned by its number, with noise."""
-        sample, truth = self.sample, self.truth[split]
-        height, width, channels = sample.image_shape
-        y, x = np.mgrid[:height, :width] - np.array([height, width]).reshape(2, 1, 1) / 2
-        angle = np.pi * np.arange(sample.classes) / sample.classes
-        distance = np.abs(np.sin(angle)[:, None, None] * x - np.cos(angle)[:, None, None] * y)
-        shape = (distance < 3) & (np.hypot(x, y) < height / 2.2)
-        colour = self.random.uniform(0.4, 1, (sample.classes, channels))
-        noise = self.random.uniform(0, 0.3, (sample.rows, *sample.image_shape))
-        images = np.clip(shape[truth][..., None] * colour[truth][:, None, None] * 0.8 + noise, 0, 1)
-        path = self.root / f"{split}.h5"
-        with write_image_set(
-            path,
-            rows=sample.rows,
-            image_shape=sample.image_shape,
-            classes=sample.classes,
-            label_names=sample.names,
-        ) as writer:
-            writer.append(images * sample.brightest, np.eye(sample.classes)[truth])
-        return path
-
     def _labels(
-        self,
-        records: RunRecords,
-        job: str,
-        stage: str,
-        split: str,
-        before: np.ndarray,
-        after: np.ndarray,
+        self, records: RunRecords, job: str, stage: str, split: str, before: np.ndarray, after: np.ndarray
     ) -> None:
         changes = paired_changes(self.truth[split], before, after, self.sample.classes)
         records.replace("labels", f"{job}-{stage}-{split}", change_rows(job, stage, split, changes))
@@ -273,7 +255,7 @@ class _Writer:
     def _task(self, records: RunRecords, task: _Task, *, ended: bool) -> list[dict[str, Any]]:
         """Write the searches of a task, one per seed, which one worker runs together and which end together."""
         rows = []
-        for seed, name in enumerate(task.names):
+        for seed, name in enumerate(task.names(self.sample.seeds)):
             row = _job_row(name, task.step, f"/data/repairsets/{task.chunk}", task.label, seed)
             if name in self.not_run:
                 note = {"skipped": "the label has no failures", "failed": "ValueError: weights.csv names layer <9>"}
@@ -297,39 +279,21 @@ class _Writer:
         gains = self.random.exponential(1, count) * np.exp(-np.arange(count) / (count / 4))
         gains[self.random.random(count) < 0.4] = 0
         best = start + np.cumsum(gains)
+        shared = {"job": name, "loss_neg": 2.0, "loss_pos": 0.1, "seconds": 0.01}
         rows = [
-            {
-                "job": name,
-                "iteration": number + 1,
-                "best": float(value),
-                "mean": float(value) * 0.9,
-                "patched": int(value - start),
-                "intact": 900 - int(20 * (value - start) / weight),
-                "loss_neg": 2.0,
-                "loss_pos": 0.1,
-                "evaluations": 100 * (number + 1),
-                "seconds": 0.01,
-            }
-            for number, value in enumerate(best)
+            shared
+            | {"iteration": number, "best": value, "mean": value * 0.9, "evaluations": 100 * number}
+            | {"patched": int(value - start), "intact": 900 - int(20 * (value - start) / weight)}
+            for number, value in enumerate(best.tolist(), 1)
         ]
         records.replace("swarm", name, rows)
-        return {
-            "data": name,
-            "positive_weight": float(weight),
-            "weights": 4,
-            "negatives": 116,
-            "positives": 900,
-            "iterations": count,
-            "fitness": float(best[-1]),
-            "start_fitness": start,
-            "patched": rows[-1]["patched"],
-            "intact": rows[-1]["intact"],
-            "stop": ("iterations" if count == self.sample.iterations else "no gain") if ended else "",
-            "state": "done" if ended else "running",
-            "where": "worker",
-            "redispatched": 0,
-            "seconds": 0.08 * count * float(self.random.uniform(0.7, 1.3)),
-        }
+        stop = "iterations" if count == self.sample.iterations else "no gain"
+        counts = {"weights": 4, "negatives": 116, "positives": 900, "iterations": count, "redispatched": 0}
+        ends = {each: rows[-1][each] for each in ("patched", "intact")} | {"fitness": rows[-1]["best"]}
+        weighed = {"positive_weight": float(weight), "start_fitness": start}
+        ending = {"stop": stop, "state": "done"} if ended else {"stop": "", "state": "running"}
+        seconds = 0.08 * count * float(self.random.uniform(0.7, 1.3))
+        return counts | ends | weighed | ending | {"data": name, "where": "worker", "seconds": seconds}
 
     def _repair(self, split: str, now: np.ndarray, labels: Sequence[int], weight: float) -> np.ndarray:
         """Fix some rows of the labels and break some of their rivals: the fewer, the greater the weight."""
@@ -373,10 +337,6 @@ class _Writer:
         ]
         compared = compare(self.truth[split], self.before[split], after, self.sample.classes)
         return verdict_rows(split, check_requirements(stated, compared))
-
-
-def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
-    return f"{chunk:02d}{step:02d}c4ffee{chunk:02d}-{label}-w{weight:g}-s{seed}"
 
 
 def _job_row(name: str, step: int, chunk: str, label: int, seed: int) -> dict[str, Any]:
