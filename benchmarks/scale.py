@@ -346,6 +346,7 @@ class Counted(Compute):
         self, model: Any, base: Any, tasks: Any, begun: Any, judge: Judge | None = None
     ) -> Iterator[TaskEvent]:
         """See `Compute`."""
+        model.shipped = Pickled(pickle.dumps(None))  # workers that wait build no model, nor import what that needs
         for event in super().run_tasks(model, None, tasks, begun):
             self.calls += 1
             self.bytes += 0 if event.rows is None else event.rows.size
@@ -354,9 +355,6 @@ class Counted(Compute):
     def digests(self, model: Any, sets: Sequence[ImageSet], tick: Any = None) -> dict[Path, Uint8]:
         """All chunks are one here."""
         return super().digests(model, sets[:1])
-
-    def _model_ref(self, model: Any) -> Any:
-        return ray.put(None)
 
 
 if __name__ == "__main__":
