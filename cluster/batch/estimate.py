@@ -50,17 +50,29 @@ _PASSES = 1.0  # seconds for the held-out rows, at least
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a batch will take."""
+    """What a batch will take.
 
-    jobs: int  # searches of a step, at most: labels without failures are skipped
-    steps: int  # at most
-    resources: str  # what there is to compute with, in words
-    start: float  # seconds to start the workers, measured
-    step: float | None  # seconds of a step; None where nothing was measured
-    passes: float | None  # seconds of the passes over held-out rows; None where they were not measured
-    searched: int  # searches that the calibration ran to their end
-    iterations: int  # of searches, that it ran
-    nothing: str = ""  # why nothing was measured, else empty
+    Attributes:
+        jobs: searches of a step, at most: labels without failures are skipped.
+        steps: at most.
+        resources: what there is to compute with, in words.
+        start: seconds to start the workers, measured.
+        step: seconds of a step; None where nothing was measured.
+        passes: seconds of the passes over held-out rows; None where they were not measured.
+        searched: searches that the calibration ran to their end.
+        iterations: of searches, that it ran.
+        nothing: why nothing was measured, else empty.
+    """
+
+    jobs: int
+    steps: int
+    resources: str
+    start: float
+    step: float | None
+    passes: float | None
+    searched: int
+    iterations: int
+    nothing: str = ""
 
     @property
     def total(self) -> float | None:

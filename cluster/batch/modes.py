@@ -62,18 +62,31 @@ class BatchStep:
 
 @dataclass(frozen=True, eq=False)
 class BatchReport:
-    """How a batch ended."""
+    """How a batch ended.
 
-    model: Path  # path of the repaired model
-    patch: Patch  # from the base model to it
-    steps: tuple[BatchStep, ...]  # of the run, the base model first
-    chosen: BatchStep  # the step that the model is of
-    comparisons: Mapping[str, Comparison]  # the saved model, loaded again, against the base model, by split
-    verdicts: Mapping[str, tuple[Verdict, ...]]  # by split; empty where no requirements were stated
-    counts: Mapping[str, int]  # jobs by state
-    failed: Mapping[str, str]  # notes of jobs that failed, by chunk
-    notes: tuple[str, ...]  # what else is worth saying
-    earlier: float = 0.0  # seconds of interrupted commands before this one
+    Attributes:
+        model: path of the repaired model.
+        patch: from the base model to it.
+        steps: of the run, the base model first.
+        chosen: the step that the model is of.
+        comparisons: the saved model, loaded again, against the base model, by split.
+        verdicts: by split; empty where no requirements were stated.
+        counts: jobs by state.
+        failed: notes of jobs that failed, by chunk.
+        notes: what else is worth saying.
+        earlier: seconds of interrupted commands before this one.
+    """
+
+    model: Path
+    patch: Patch
+    steps: tuple[BatchStep, ...]
+    chosen: BatchStep
+    comparisons: Mapping[str, Comparison]
+    verdicts: Mapping[str, tuple[Verdict, ...]]
+    counts: Mapping[str, int]
+    failed: Mapping[str, str]
+    notes: tuple[str, ...]
+    earlier: float = 0.0
 
     @property
     def exit_code(self) -> int:

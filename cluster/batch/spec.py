@@ -57,29 +57,52 @@ class Weighting:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What to repair with what."""
+    """What to repair with what.
 
-    model: LoadedModel  # to repair
-    target: Target  # its weights under repair
-    chunks: tuple[ChunkFile, ...]  # repair sets
-    labels: tuple[int, ...]  # under repair
-    weightings: tuple[Weighting, ...]  # settings of the searches, one for each positive weight
-    seeds: Sequence[int]  # of the searches
-    mode: Mode  # how the chunks work together
-    max_rounds: int  # of mode rounds
-    offers: int  # patches that each search offers
-    num_grad: int | None  # size of the pool of localisation, or None
-    impact: Impact  # forward impact of localisation
-    fronts: int  # Pareto fronts of localisation
-    requirements: tuple[Requirement, ...]  # what is asked of the result
-    stated: bool  # the user stated them; otherwise they only rank the candidates
-    validation: ImageSet  # rows that choose
-    test: ImageSet | None  # rows that only measure, or None
-    positives: tuple[ImageSet, ...]  # further rows that must not break
-    output: Path  # the run directory
-    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
-    part: Part | None = None  # search the chunks of this part alone, and decide nothing; for mode independent
-    # how the patches of a step are merged, see `cluster.batch.selection`; not of mode independent
+    Attributes:
+        model: to repair.
+        target: its weights under repair.
+        chunks: repair sets.
+        labels: under repair.
+        weightings: settings of the searches, one for each positive weight.
+        seeds: of the searches.
+        mode: how the chunks work together.
+        max_rounds: of mode rounds.
+        offers: patches that each search offers.
+        num_grad: size of the pool of localisation, or None.
+        impact: forward impact of localisation.
+        fronts: Pareto fronts of localisation.
+        requirements: what is asked of the result.
+        stated: the user stated them; otherwise they only rank the candidates.
+        validation: rows that choose.
+        test: rows that only measure, or None.
+        positives: further rows that must not break.
+        output: the run directory.
+        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
+        part: search the chunks of this part alone, and decide nothing; for mode independent.
+        merge: how the patches of a step are merged, see `cluster.batch.selection`; not of mode independent.
+    """
+
+    model: LoadedModel
+    target: Target
+    chunks: tuple[ChunkFile, ...]
+    labels: tuple[int, ...]
+    weightings: tuple[Weighting, ...]
+    seeds: Sequence[int]
+    mode: Mode
+    max_rounds: int
+    offers: int
+    num_grad: int | None
+    impact: Impact
+    fronts: int
+    requirements: tuple[Requirement, ...]
+    stated: bool
+    validation: ImageSet
+    test: ImageSet | None
+    positives: tuple[ImageSet, ...]
+    output: Path
+    allow_shared_rows: bool = False
+    part: Part | None = None
     merge: MergeKind = "greedy"
 
     @property

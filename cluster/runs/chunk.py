@@ -30,11 +30,17 @@ from engine.targets.resolve import dense_names, resolve_target
 
 @dataclass(frozen=True)
 class ChunkPaths:
-    """Where one chunk's input lies and its output goes."""
+    """Where one chunk's input lies and its output goes.
 
-    negatives: Path  # a folder like `negative/6`, with the `weights.csv` or `weights.arrow` of `localize`
-    positives: Path  # a folder like `positive`
-    output: Path  # gets the weights with their new values and the repaired model
+    Attributes:
+        negatives: a folder like `negative/6`, with the `weights.csv` or `weights.arrow` of `localize`.
+        positives: a folder like `positive`.
+        output: gets the weights with their new values and the repaired model.
+    """
+
+    negatives: Path
+    positives: Path
+    output: Path
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,33 +52,56 @@ OnRepairs = Callable[[int], Tick]
 
 @dataclass(frozen=True)
 class Setting:
-    """How one row of the results repairs."""
+    """How one row of the results repairs.
 
-    name: str  # of its folder in the output folder; empty for the output folder itself
-    search: SearchSettings  # settings of Arachne's searches
-    num_grad: int | None  # size of the pool of localisation, or None
-    impact: Impact  # forward impact of localisation
-    fronts: int  # Pareto fronts of localisation
-    # settings of another method than Arachne; all but the name is without effect then
+    Attributes:
+        name: of its folder in the output folder; empty for the output folder itself.
+        search: settings of Arachne's searches.
+        num_grad: size of the pool of localisation, or None.
+        impact: forward impact of localisation.
+        fronts: Pareto fronts of localisation.
+        method: settings of another method than Arachne, of which all but the name is without effect.
+    """
+
+    name: str
+    search: SearchSettings
+    num_grad: int | None
+    impact: Impact
+    fronts: int
     method: MethodSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What to repair how often."""
+    """What to repair how often.
 
-    model: LoadedModel  # to repair
-    target: Target  # its weights under repair
-    paths: ChunkPaths  # where negatives and positives lie, and the output folder
-    negatives: ImageSet  # rows to repair
-    positives: ImageSet | None  # rows to keep, or None
-    held_out: Mapping[str, ImageSet]  # rows that no repair sees, by split: validation, test
-    settings: tuple[Setting, ...]  # with names that differ
-    seeds: Sequence[int]  # one for each run
-    given: Given  # what `result.txt` repeats of the command
-    overwrite: bool = False  # replace folders that are not repaired models
-    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
-    # of a method other than Arachne; its seeds, held-out sets and output are those above, its settings those of each
+    Attributes:
+        model: to repair.
+        target: its weights under repair.
+        paths: where negatives and positives lie, and the output folder.
+        negatives: rows to repair.
+        positives: rows to keep, or None.
+        held_out: rows that no repair sees, by split: validation, test.
+        settings: with names that differ.
+        seeds: one for each run.
+        given: what `result.txt` repeats of the command.
+        overwrite: replace folders that are not repaired models.
+        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
+        repair: of a method other than Arachne, to which requirements; its seeds, held-out sets and output are those
+            above, and its settings those of each setting.
+    """
+
+    model: LoadedModel
+    target: Target
+    paths: ChunkPaths
+    negatives: ImageSet
+    positives: ImageSet | None
+    held_out: Mapping[str, ImageSet]
+    settings: tuple[Setting, ...]
+    seeds: Sequence[int]
+    given: Given
+    overwrite: bool = False
+    allow_shared_rows: bool = False
     repair: MethodRepair | None = None
 
     @property
@@ -111,13 +134,21 @@ class EvaluationRun:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The runs of one setting."""
+    """The runs of one setting.
 
-    setting: Setting  # of these runs
-    num_grad: int | None  # weights asked for in the pool of localisation; None of other methods than Arachne
-    weights: int | None  # localised weights; None of other methods
-    positive_weight: float | None  # worth of all positives together, in negatives; None where requirements decide
-    runs: tuple[EvaluationRun, ...]  # by number
+    Attributes:
+        setting: of these runs.
+        num_grad: weights asked for in the pool of localisation; None of other methods than Arachne.
+        weights: localised weights; None of other methods.
+        positive_weight: worth of all positives together, in negatives; None where requirements decide.
+        runs: by number.
+    """
+
+    setting: Setting
+    num_grad: int | None
+    weights: int | None
+    positive_weight: float | None
+    runs: tuple[EvaluationRun, ...]
 
     @property
     def ended(self) -> tuple[EvaluationRun, ...]:

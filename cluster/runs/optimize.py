@@ -51,20 +51,32 @@ OnIterations = Callable[[str, int, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Repairs:
-    """What to repair with what."""
+    """What to repair with what.
 
-    model: LoadedModel  # to repair
-    target: Target  # its weights under repair
-    chunks: Sequence[ChunkPaths]  # each is repaired on its own
-    seeds: Sequence[int]  # each is a search of its own; the best of a chunk is kept
-    settings: SearchSettings  # of the searches
-    # rows that no search sees, which choose between the seeds; None leaves the choice to the search's own fitness
+    Attributes:
+        model: to repair.
+        target: its weights under repair.
+        chunks: each is repaired on its own.
+        seeds: each is a search of its own; the best of a chunk is kept.
+        settings: of the searches.
+        validation: rows that no search sees, which choose between the seeds; None leaves the choice to the search's
+            own fitness.
+        test: rows that only measure the result, or None.
+        overwrite: replace an output folder that is not a repaired model, or is the input.
+        allow_shared_rows: tell of rows that are held out and searched, however many; else more than a few are refused.
+        label_file: `labels.json` that gets the weights of its labels and their new values, or None.
+    """
+
+    model: LoadedModel
+    target: Target
+    chunks: Sequence[ChunkPaths]
+    seeds: Sequence[int]
+    settings: SearchSettings
     validation: ImageSet | None = None
-    test: ImageSet | None = None  # rows that only measure the result, or None
-    overwrite: bool = False  # replace an output folder that is not a repaired model, or is the input
-    # tell of rows that are held out and searched, however many; else more than a few are refused
+    test: ImageSet | None = None
+    overwrite: bool = False
     allow_shared_rows: bool = False
-    label_file: Path | None = None  # `labels.json` that gets the weights of its labels and their new values, or None
+    label_file: Path | None = None
 
     @property
     def held_out(self) -> dict[str, ImageSet]:

@@ -28,12 +28,18 @@ PART = "part"
 
 @dataclass(frozen=True)
 class Part:
-    """One of the parts of a run."""
+    """One of the parts of a run.
 
-    number: int  # from 1
-    of: int  # how many there are
-    command: str = "batch"  # that runs it: batch or optimize
-    # of the command, as JSON has them; whoever merges the parts computes with the same
+    Attributes:
+        number: from 1.
+        of: how many there are.
+        command: that runs it: batch or optimize.
+        options: of the command, as JSON has them; whoever merges the parts computes with the same.
+    """
+
+    number: int
+    of: int
+    command: str = "batch"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -82,12 +88,19 @@ _UNFINISHED = {"running": "is still running, or was killed", "interrupted": "was
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """All parts of one run."""
+    """All parts of one run.
 
-    directories: tuple[Path, ...]  # of the parts 1, 2, …
-    identity: Mapping[str, Any]  # of the whole run
-    command: str  # that ran part 1: batch or optimize
-    options: Mapping[str, Any]  # of that, as `run.json` has them
+    Attributes:
+        directories: of the parts 1, 2, …
+        identity: of the whole run.
+        command: that ran part 1: batch or optimize.
+        options: of that, as `run.json` has them.
+    """
+
+    directories: tuple[Path, ...]
+    identity: Mapping[str, Any]
+    command: str
+    options: Mapping[str, Any]
 
     def facts(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         """What `run.json` says of the merged run, from what it would say of the whole run.

@@ -65,15 +65,39 @@ from engine.targets.resolve import resolve_target
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MethodRepair(Asked):
-    """What to repair with what; `output` gets the patch and the repaired model."""
+    """What to repair with what.
 
-    folder: Path  # of the rows, for the records
-    method: str  # its name
-    seeds: Sequence[int]  # of each a repair, or of a method that makes promises a search; the best is kept
-    overwrite: bool = False  # replace an output folder that is not a repaired model
-    unreadable: Mapping[Path, str] = field(default_factory=dict)  # chunks that could not be opened, and why
-    chunks: tuple[str, ...] | None = None  # names of all, where the rows are those of chunks
-    label_file: Path | None = None  # `labels.json` that gets the weights of its labels and their new values, or None
+    Attributes:
+        model: to repair.
+        target: its weights under repair, whose features are cached.
+        chain: the same as what methods change.
+        rows: image sets of the repair.
+        folder: of those, for the records.
+        repaired: labels under repair; none for all that have failures.
+        requirements: of the result.
+        stated: the user stated them.
+        method: its name.
+        settings: of the method.
+        seeds: of each a repair, or of a method that makes promises a search; the best is kept.
+        validation: rows that choose, or join in judging; or None.
+        test: rows that only measure, or None.
+        output: gets the patch and the repaired model.
+        overwrite: replace an output folder that is not a repaired model.
+        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
+        checkpoints: folder with checkpoints of the training, or None.
+        last: which of them are compared, from the end.
+        unreadable: chunks that could not be opened, and why.
+        chunks: names of all, where the rows are those of chunks.
+        label_file: `labels.json` that gets the weights of its labels and their new values, or None.
+    """
+
+    folder: Path
+    method: str
+    seeds: Sequence[int]
+    overwrite: bool = False
+    unreadable: Mapping[Path, str] = field(default_factory=dict)
+    chunks: tuple[str, ...] | None = None
+    label_file: Path | None = None
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -96,13 +120,20 @@ class MethodRepair(Asked):
 
 @dataclass(frozen=True, eq=False)
 class Watching:
-    """Who is told of the progress of a run."""
+    """Who is told of the progress of a run.
 
-    rows: Progress = unseen  # of row passes
-    repairs: Callable[[int], Tick] = lambda count: ignore  # start the progress of so many
+    Attributes:
+        rows: of row passes.
+        repairs, tunings: start the progress of so many.
+        iterations: called with (search, how many iterations more, best fitness so far).
+        jobs: called with the content of `progress.json` as it changes.
+    """
+
+    rows: Progress = unseen
+    repairs: Callable[[int], Tick] = lambda count: ignore
     tunings: Callable[[int], Tick] = lambda count: ignore
-    iterations: OnIterations | None = None  # called with (search, how many iterations more, best fitness so far)
-    jobs: OnJobs | None = None  # called with the content of `progress.json` as it changes
+    iterations: OnIterations | None = None
+    jobs: OnJobs | None = None
 
 
 def check_repair(work: MethodRepair) -> None:

@@ -29,12 +29,19 @@ from engine.patches.patch import Patch
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The reloaded repaired model against the base model on one set of rows."""
+    """The reloaded repaired model against the base model on one set of rows.
 
-    split: str  # negative, positive, validation or test
-    comparison: Comparison  # of both
-    images: ImageSet  # the rows
-    before: Int64  # (n,) classes that the base model and the repaired one predict
+    Attributes:
+        split: negative, positive, validation or test.
+        comparison: of both.
+        images: the rows.
+        before, after: (n,) classes that the base model and the repaired one predict.
+    """
+
+    split: str
+    comparison: Comparison
+    images: ImageSet
+    before: Int64
     after: Int64
 
     @property
@@ -50,17 +57,29 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class ChunkReport:
-    """How one chunk ended."""
+    """How one chunk ended.
 
-    paths: ChunkPaths  # of the chunk
-    label: int  # true label under repair, -1 for several or none
-    model: Path  # path of the repaired model
-    patch: Patch  # what changed; empty when nothing did
-    job: str | None  # name of the chosen search, or None
-    objective: Objective | None  # numbers of rows and the positive weight of the search, or None
-    believed: tuple[int, int] | None  # (patched, intact) counts of the chosen search, or None
-    measured: tuple[Measured, ...]  # on the saved model, loaded again
-    note: str | None  # why there was nothing to search, or what validation warns of, or None
+    Attributes:
+        paths: of the chunk.
+        label: true label under repair, -1 for several or none.
+        model: path of the repaired model.
+        patch: what changed; empty when nothing did.
+        job: name of the chosen search, or None.
+        objective: numbers of rows and the positive weight of the search, or None.
+        believed: (patched, intact) counts of the chosen search, or None.
+        measured: on the saved model, loaded again.
+        note: why there was nothing to search, or what validation warns of, or None.
+    """
+
+    paths: ChunkPaths
+    label: int
+    model: Path
+    patch: Patch
+    job: str | None
+    objective: Objective | None
+    believed: tuple[int, int] | None
+    measured: tuple[Measured, ...]
+    note: str | None
 
 
 def compared(split: str, images: ImageSet, before: Int64, after: Int64) -> Measured:

@@ -18,9 +18,11 @@ class Progress(Protocol):
 
 
 def ignore(count: int) -> None:
+    """The `Tick` that shows nothing."""
     del count
 
 
 def unseen(title: str, total: int | None) -> Tick:
+    """The `Progress` that shows nothing."""
     del title, total
     return ignore
