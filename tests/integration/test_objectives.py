@@ -82,7 +82,7 @@ def test_requirements_steer(workspace: Path, command: Command) -> None:
     (job,) = read_table(Path("run"), "jobs").to_pylist()
     assert job["job"].endswith("-6-requirements-s0") and job["positive_weight"] is None
     assert job["fitness"] >= job["start_fitness"]
-    ok(command("report", "run", "--html", "page.html").code == command("report", "run"))
+    ok(command("report", "run", "--html", "page.html"))
     # Without a file: no label is to fall.
     default = [*OPTIMIZE, "--objective", "requirements", "--output-dir", "out", "--overwrite"]
     ok(command(*default))
