@@ -346,11 +346,16 @@ class Counted(Compute):
         self, model: Any, base: Any, tasks: Any, begun: Any, judge: Judge | None = None
     ) -> Iterator[TaskEvent]:
         """See `Compute`."""
-        model.shipped = Pickled(pickle.dumps(None))  # workers that wait build no model, nor import what that needs
         for event in super().run_tasks(model, None, tasks, begun):
             self.calls += 1
             self.bytes += 0 if event.rows is None else event.rows.size
             yield event
+
+    def handle(self, loaded: Any, target: Any = None) -> Any:
+        """See `Compute`; workers that wait build no model, nor import what that needs."""
+        handle = super().handle(loaded, target)
+        handle.__dict__["shipped"] = Pickled(pickle.dumps(None))
+        return handle
 
     def digests(self, model: Any, sets: Sequence[ImageSet], tick: Any = None) -> dict[Path, Uint8]:
         """All chunks are one here."""
